@@ -1,0 +1,23 @@
+# CPU by default; for a CUDA machine: docker build --build-arg BASE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime .
+ARG BASE=python:3.11-slim
+# hadolint ignore=DL3006  # the tag is part of BASE
+FROM ${BASE}
+
+ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
+WORKDIR /opt/erode
+
+# TORCH_INDEX: the index to take torch from where the base image brings none.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.lock ./
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN python -c "import torch" 2>/dev/null || python -m pip install --index-url "${TORCH_INDEX}" torch==2.13.0
+# An image with its own torch keeps it: the lock's pin would replace a CUDA build.
+RUN grep -v '^torch==' requirements.lock > others.lock && python -m pip install --requirement others.lock
+
+COPY . .
+RUN python -m pip install --no-deps . && useradd --create-home researcher
+USER researcher
+WORKDIR /home/researcher
+
+ENTRYPOINT ["erode"]
+CMD ["--help"]

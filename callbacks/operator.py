@@ -1,0 +1,185 @@
+"""What every unlearning operator is: a callback that prepares, guards, records and releases one run."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+from .._version import __version__
+from ..batch import Role
+from ..files import write_json
+from ..masks import View
+from ..weights import save_weights, weights_digest
+
+Guarantee = Literal["exact", "certified", "approximate"]
+
+
+class UnlearningOperator(Callback):
+    """Base of all operators. One run of ``Trainer.fit`` with one operator unlearns once.
+
+    The order of a run is fixed here; subclasses fill the slots :meth:`check`, :meth:`prepare` and
+    :meth:`finish`:
+
+    1. ``setup``: a DataModule of ours is told to serve :attr:`view`; any other keeps serving what its owner
+       chose, which must be retained data.
+    2. ``on_fit_start``: :meth:`check` refuses what cannot work, running statistics of normalisation layers are
+       reset (they were computed on the forget set, theory §4), :meth:`prepare` changes the weights.
+    3. Each batch: a batch that still marks pixels as FORGET is refused.
+    4. ``on_train_end``, if the run was not cut short: rank 0 writes ``weights.safetensors``, ``split.json``
+       (where the DataModule knows its split) and ``unlearning.json`` into the folder. Where it was cut short,
+       only ``unlearning.json``, which says so.
+
+    Args:
+        folder: where the three files go; None = ``unlearned`` within the folder of the run's logger.
+
+    Raises:
+        MisconfigurationException: before the first step, if the folder already holds a record, if two operators
+            meet in one run, or if a subclass refuses the set-up.
+    """
+
+    guarantee: ClassVar[Guarantee]
+    """What the operator promises."""
+    paper: ClassVar[str]
+    """Where it comes from."""
+    view: View
+    """Labels it trains on."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._record: dict[str, Any] = {}
+        self._started = 0.0
+
+    # Slots ---------------------------------------------------------------------------------------------------
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse, with a remedy, what this operator cannot work with."""
+
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Change the weights before the first step."""
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """What the operator adds to the record after the last step."""
+        return {}
+
+    # Order of a run ------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask a DataModule of ours for the labels this operator trains on."""
+        serve = getattr(_datamodule(trainer), "serve", None)
+        if stage == "fit" and serve is not None:
+            serve(self.view)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check, note the start, reset what carries the forget set, prepare."""
+        operators = [c for c in trainer.callbacks if isinstance(c, UnlearningOperator)]
+        if len(operators) > 1:
+            names = ", ".join(type(operator).__name__ for operator in operators)
+            raise MisconfigurationException(f"{names} in one run: keep one operator per fit")
+        folder = self.folder(trainer)
+        if (folder / "unlearning.json").exists():
+            raise MisconfigurationException(
+                f"{folder} already holds an unlearning run, and nothing is overwritten; "
+                f"give {type(self).__name__}(folder=...) or the Trainer's default_root_dir another place"
+            )
+        self.check(trainer, pl_module)
+        self._started = time.monotonic()
+        self._record = {
+            "operator": type(self).__name__,
+            "guarantee": self.guarantee,
+            "paper": self.paper,
+            "settings": self._settings(),
+            "view": self.view.value,
+            "initial_weights": weights_digest(pl_module),
+            "reset_buffers": reset_running_statistics(pl_module),
+        }
+        self.prepare(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Refuse batches with forget atoms."""
+        role = batch.get("role") if isinstance(batch, Mapping) else None
+        if isinstance(role, Tensor) and bool((role == Role.FORGET).any()):
+            raise MisconfigurationException(
+                f"the training loader still serves forget atoms to {type(self).__name__}; "
+                f"serve the view '{self.view.value}' instead (MaskDataModule.serve)"
+            )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say in the record that nothing was released."""
+        if self._record and trainer.is_global_zero:
+            why = f"{type(exception).__name__}: {exception}"
+            write_json(self.folder(trainer) / "unlearning.json", {**self._record, "completed": False, "why": why})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Release weights, split and record."""
+        finished = self.finish(trainer, pl_module)
+        if trainer.interrupted or not trainer.is_global_zero:
+            return
+        folder = self.folder(trainer)
+        save_weights(pl_module, folder / "weights.safetensors")
+        split = getattr(_datamodule(trainer), "split", None)
+        if split is not None:
+            split.save(folder / "split.json")
+        write_json(
+            folder / "unlearning.json",
+            {
+                **self._record,
+                **finished,
+                "completed": True,
+                "released_weights": weights_digest(pl_module),
+                "split": None if split is None else split.digest,
+                "steps": trainer.global_step,
+                "seconds": round(time.monotonic() - self._started, 3),
+                "software": {
+                    "erode": __version__,
+                    "torch": torch.__version__,
+                    "lightning": lightning.__version__,
+                    "python": platform.python_version(),
+                },
+            },
+        )
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where this run's released files stand."""
+        return self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
+
+    def _settings(self) -> dict[str, Any]:
+        """The constructor's arguments, which subclasses keep as attributes of the same name."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
+        return {name: _plain(getattr(self, name)) for name in names}
+
+
+def reset_running_statistics(module: LightningModule) -> list[str]:
+    """Reset the running mean and variance of every normalisation layer (theory §4).
+
+    Returns:
+        Names of the layers that had any.
+    """
+    layers = [
+        (name, layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, _NormBase) and layer.track_running_stats
+    ]
+    for _, layer in layers:
+        layer.reset_running_stats()
+    return [name for name, _ in layers]
+
+
+def _datamodule(trainer: Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,1 @@
+"""Packaged YAML files; read them with `importlib.resources.files("erode.configs")`."""

@@ -1,0 +1,1 @@
+"""LightningDataModules that emit retain/forget splits of coarse masks."""

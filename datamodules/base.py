@@ -1,0 +1,267 @@
+"""The DataModule that every data source of ours is: subclasses only say which cases there are and read them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
+
+from ..batch import UNKNOWN_FLAG
+from ..files import digest_of
+from ..masks import Coarsening, DiskDilation, ForgetSplit, PositionPrior, View
+from .augmentation import random_flips
+from .case import Arrays, Case, Part
+from .dataset import EvaluationSampler, Item, MaskDataset
+from .validation import validate_cases
+
+
+class MaskDataModule(LightningDataModule):
+    """Emits coarse, fine or retained labels of one data set for training; always fine ones for evaluation.
+
+    Subclasses implement :meth:`cases` (which images there are; cheap, no pixels), :meth:`read` (the pixels of
+    one) and :attr:`class_names`. Batches follow :mod:`erode.batch`. ``Case.flags`` holds artefact flags only.
+
+    Args:
+        coarsening: makes the coarse masks of cases that bring none.
+        view: labels that training sees: ``coarse`` (all images coarse: the model to unlearn from), ``fine``
+            (all images fine: the oracle), ``fine_subset`` (only the finely annotated images), ``retain``
+            (the retain view, theory §2).
+        fine_fraction: part of the training images whose fine mask may be used, between 0 and 1, both excluded;
+            without effect where some images have only a coarse mask, for then those are the forget side.
+        split_seed: seed of the forget/retain split.
+        split_file: a forget/retain split to read instead of drawing one.
+        position_prior: give inside pixels of the retain view the soft target of theory §2, term 3.
+        flag: name of the artefact flag that robust metrics and the stratified split use.
+        single_class: refuse images with two foreground classes (theory §1).
+        validate_data: read every file once before anything else and report all problems together.
+        batch_size: images per batch and device.
+        balance_classes: draw training images so that every image-level class is equally frequent.
+        flips: mirror training images at random along each axis.
+        transform: a MONAI dictionary transform for training items; keys in ``datamodules.dataset.PIXEL_KEYS``.
+        cache: keep images in memory once they are read.
+        num_workers: loader processes.
+
+    Raises:
+        DataError: from :meth:`prepare_data`, naming each file that cannot be used and the remedy.
+    """
+
+    def __init__(
+        self,
+        *,
+        coarsening: Coarsening | None = None,
+        view: View = View.COARSE,
+        fine_fraction: float = 0.1,
+        split_seed: int = 0,
+        split_file: str | Path | None = None,
+        position_prior: bool = True,
+        flag: str = "any",
+        single_class: bool = True,
+        validate_data: bool = True,
+        batch_size: int = 16,
+        balance_classes: bool = False,
+        flips: bool = True,
+        transform: Callable[[Item], Item] | None = None,
+        cache: bool = True,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.coarsening = coarsening if coarsening is not None else DiskDilation(half_width=8)
+        self.view = View(view)
+        self.fine_fraction = fine_fraction
+        self.split_seed = split_seed
+        self.split_file = None if split_file is None else Path(split_file)
+        self.position_prior = position_prior
+        self.flag = flag
+        self.single_class = single_class
+        self.validate_data = validate_data
+        self.batch_size = batch_size
+        self.balance_classes = balance_classes
+        self.flips = flips
+        self.transform = transform
+        self.cache = cache
+        self.num_workers = num_workers
+        self._cases: list[Case] | None = None
+        self._split: ForgetSplit | None = None
+        self._prior: PositionPrior | None = None
+        self._datasets: dict[Part, MaskDataset] = {}
+
+    # What a subclass says ------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the classes, background first."""
+
+    @abstractmethod
+    def cases(self) -> list[Case]:
+        """All images of all parts, without reading a pixel."""
+
+    @abstractmethod
+    def read(self, case: Case) -> Arrays:
+        """Read the pixels of one case."""
+
+    # What everyone gets --------------------------------------------------------------------------------------
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.class_names)
+
+    def part(self, part: Part) -> list[Case]:
+        """The cases of one part, in order."""
+        return [case for case in self._all_cases() if case.part == part]
+
+    @property
+    def split(self) -> ForgetSplit:
+        """The forget/retain split of the training images."""
+        if self._split is None:
+            self._split = self._make_split()
+        return self._split
+
+    @property
+    def prior(self) -> PositionPrior:
+        """The position prior, fitted on the finely annotated images alone."""
+        if self._prior is None:
+            fine = frozenset(self.split.fine)
+            arrays = [self.read(case) for case in self.part("train") if case.id in fine]
+            pairs = [(a.mask, a.coarse if a.coarse is not None else self.coarsening(a.mask)) for a in arrays]
+            self._prior = PositionPrior.fit(pairs, self.coarsening)
+        return self._prior
+
+    def serve(self, view: View | str) -> None:
+        """Serve other labels for training from the next loader on; operators call it before a run."""
+        self.view = View(view)
+        self._datasets.pop("train", None)
+
+    def redraw_split(self, split_seed: int) -> None:
+        """Draw another forget/retain split; what was fitted on the old one is dropped."""
+        self.split_seed = split_seed
+        self._split = self._prior = None
+        self._datasets.pop("train", None)
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the training data, as plain values, for records and digests."""
+        return {
+            "class": type(self).__name__,
+            "cases": digest_of([[c.id, c.label, c.part, c.group, dict(c.flags)] for c in self._all_cases()]),
+            "coarsening": self.coarsening.describe(),
+            "fine_fraction": self.fine_fraction,
+            "position_prior": self.position_prior,
+            "balance_classes": self.balance_classes,
+            "batch_size": self.batch_size,
+            "flips": self.flips,
+        }
+
+    def prepare_data(self) -> None:
+        """Read everything once and report every problem, before any training starts."""
+        if self.validate_data:
+            validate_cases(self._all_cases(), self.read, self.num_classes, single_class=self.single_class)
+            self.validate_data = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draw or read the split; nothing is read from images yet."""
+        if stage in (None, "fit"):
+            _ = self.split
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Shuffled batches under the current view; the last incomplete batch is dropped."""
+        dataset = self.dataset("train")
+        return self._loader(dataset, sampler=self._train_sampler(dataset), drop_last=len(dataset) > self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Validation images with fine masks."""
+        return self._loader(self.dataset("val"))
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Test images with fine masks."""
+        return self._loader(self.dataset("test"))
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """The test images."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Item, dataloader_idx: int) -> Item:
+        """Mirror training batches on the device."""
+        training = self.trainer is not None and self.trainer.training
+        return random_flips(batch) if self.flips and training else batch
+
+    def dataset(self, part: Part) -> MaskDataset:
+        """One part of the data as a map-style dataset; training follows :attr:`view`, the others are fine."""
+        if part not in self._datasets:
+            self._datasets[part] = self._make_dataset(part)
+        return self._datasets[part]
+
+    def _all_cases(self) -> list[Case]:
+        if self._cases is None:
+            self._cases = self.cases()
+        return self._cases
+
+    def _make_dataset(self, part: Part) -> MaskDataset:
+        training = part == "train"
+        view = self.view if training else View.FINE
+        cases = self.part(part)
+        fine = frozenset(self.split.fine) if training else frozenset(case.id for case in cases)
+        if view is View.FINE_SUBSET:
+            cases = [case for case in cases if case.id in fine]
+        return MaskDataset(
+            cases,
+            self.read,
+            self.coarsening,
+            view,
+            fine_ids=fine,
+            prior=self.prior if view is View.RETAIN and self.position_prior else None,
+            flag=self.flag,
+            cache=self.cache,
+            transform=self.transform if training else None,
+        )
+
+    def _make_split(self) -> ForgetSplit:
+        cases = self.part("train")
+        if self.split_file is not None:
+            split = ForgetSplit.load(self.split_file)
+            missing = sorted({case.id for case in cases} ^ {*split.fine, *split.coarse})
+            if missing:
+                raise ValueError(
+                    f"{self.split_file} and the training images differ in {len(missing)} ids, e.g. {missing[0]}; "
+                    "use the split that belongs to this data, or leave split_file out to draw one"
+                )
+            return split
+        only_coarse = {case.id for case in cases if "coarse" in case.paths and "mask" not in case.paths}
+        if only_coarse:
+            fine = [case.id for case in cases if case.id not in only_coarse]
+            return ForgetSplit.given(fine, sorted(only_coarse), self.coarsening.describe())
+        return ForgetSplit.draw(
+            [case.id for case in cases],
+            strata=[(case.label, case.flags.get(self.flag, UNKNOWN_FLAG)) for case in cases],
+            fine_fraction=self.fine_fraction,
+            seed=self.split_seed,
+            coarsening=self.coarsening.describe(),
+        )
+
+    def _train_sampler(self, dataset: MaskDataset) -> Sampler[int]:
+        if not self.balance_classes:
+            return RandomSampler(dataset)
+        labels = [case.label for case in dataset.cases]
+        count = Counter(labels)
+        return WeightedRandomSampler([1 / count[label] for label in labels], len(labels))
+
+    def _loader(
+        self, dataset: MaskDataset, sampler: Sampler[int] | None = None, drop_last: bool = False
+    ) -> DataLoader[Item]:
+        if sampler is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            sampler = EvaluationSampler(dataset)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+

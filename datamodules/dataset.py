@@ -1,0 +1,140 @@
+"""Cases to batches: reads, coarsens, serves one view, and remembers what it read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from ..batch import FIELDS, UNKNOWN_ARTEFACT, UNKNOWN_FLAG
+from ..masks import Coarsening, PositionPrior, View, serve
+from .case import Arrays, Case
+
+PIXEL_KEYS = ("image", *(key for key, field in FIELDS.items() if field.per_pixel))
+"""Keys that a spatial augmentation has to move together."""
+
+Item = dict[str, Any]
+
+
+class MaskDataset(Dataset[Item]):
+    """Items of one part of the data under one view (theory §1, §2).
+
+    Args:
+        cases: what to serve, in order.
+        read: reads the pixels of a case.
+        coarsening: derives the coarse mask of a case that brings none.
+        view: which labels are served.
+        fine_ids: cases whose fine mask may be used (F of theory §1).
+        prior: position prior of the retain view.
+        flag: name of the artefact flag that becomes ``flag``.
+        cache: keep every item in memory once it was read.
+        transform: applied to each item; sees per-pixel entries as ``[channels, *spatial]`` tensors.
+
+    An index ``-1 - i`` stands for a copy of item ``i`` that metrics must not count (``counted`` is False).
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        read: Callable[[Case], Arrays],
+        coarsening: Coarsening,
+        view: View,
+        *,
+        fine_ids: frozenset[str] = frozenset(),
+        prior: PositionPrior | None = None,
+        flag: str = "any",
+        cache: bool = True,
+        transform: Callable[[Item], Item] | None = None,
+    ) -> None:
+        self.cases = list(cases)
+        self._read = read
+        self._coarsening = coarsening
+        self._view = view
+        self._fine_ids = fine_ids
+        self._prior = prior
+        self._flag = flag
+        self._items: dict[int, Item] | None = {} if cache else None
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> Item:
+        counted = index >= 0
+        index = index if counted else -1 - index
+        item = None if self._items is None else self._items.get(index)
+        if item is None:
+            item = self._load(self.cases[index])
+            if self._items is not None:
+                self._items[index] = item
+        item = {**item, "counted": torch.tensor(counted)}
+        return item if self._transform is None else _with_channels(item, self._transform)
+
+    def _load(self, case: Case) -> Item:
+        arrays = self._read(case)
+        fine, coarse = arrays.mask, arrays.coarse
+        if coarse is None:
+            if fine is None:
+                raise ValueError(f"{case.id}: neither a fine nor a coarse mask; remove the case or add a mask")
+            coarse = self._coarsening(fine)
+        served = serve(
+            self._view,
+            fine=fine,
+            coarse=coarse,
+            label=case.label,
+            is_fine=case.id in self._fine_ids,
+            prior=self._prior,
+        )
+        artefact = arrays.artefact
+        if artefact is None:
+            artefact = np.full(coarse.shape, UNKNOWN_ARTEFACT, np.uint8)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(arrays.image)),
+            "mask": torch.from_numpy(served.mask),
+            "coarse": torch.from_numpy(served.coarse),
+            "role": torch.from_numpy(served.role),
+            "prior": torch.from_numpy(served.prior),
+            "artefact": torch.from_numpy(artefact),
+            "label": torch.tensor(case.label),
+            "flag": torch.tensor(case.flags.get(self._flag, UNKNOWN_FLAG)),
+            "id": case.id,
+        }
+
+
+def _with_channels(item: Item, transform: Callable[[Item], Item]) -> Item:
+    """Apply a dictionary transform that expects a channel axis, as MONAI's do."""
+    masks = [key for key in PIXEL_KEYS if key != "image"]
+    changed = transform({**item, **{key: item[key][None] for key in masks}})
+    plain = {key: _plain(changed[key])[0].to(FIELDS[key].dtype) for key in masks}
+    return {**changed, **plain, "image": _plain(changed["image"]).float()}
+
+
+def _plain(value: Any) -> Tensor:
+    """A contiguous tensor without the metadata that MONAI's transforms attach."""
+    tensor = value.as_tensor() if hasattr(value, "as_tensor") else torch.as_tensor(value)
+    return tensor.contiguous()
+
+
+class EvaluationSampler(DistributedSampler[Item]):
+    """Each rank's share of an evaluation set, padded to equal length with items marked as copies.
+
+    Lightning's default sampler pads with items that metrics then count twice; unequal lengths would hang
+    networks whose buffers are synchronised in the forward pass. This one does neither.
+
+    Example:
+        >>> [list(EvaluationSampler(range(3), num_replicas=2, rank=r)) for r in range(2)]
+        [[0, 2], [1, -1]]
+    """
+
+    def __init__(self, dataset: Any, num_replicas: int | None = None, rank: int | None = None) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+
+    def __iter__(self) -> Any:
+        """Indices of this rank; ``-1 - i`` is an uncounted copy of item i."""
+        size = len(self.dataset)  # type: ignore[arg-type]  # Dataset declares no __len__
+        shared = (*range(size), *(-1 - i % size for i in range(self.total_size - size)))
+        return iter(shared[self.rank :: self.num_replicas])

@@ -1,0 +1,145 @@
+"""File formats: pictures, NIfTI and DICOM to arrays with rows first, whatever order their readers prefer.
+
+Pictures and DICOM frames come as ``[H, W]``, a DICOM series (a folder) as ``[D, H, W]`` in the order of its
+instance numbers. NIfTI is turned to the closest RAS+ orientation and its axes are reversed, ``[Z, Y, X]``, so
+that an image and a mask stored in different orientations still meet.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from monai.data.image_reader import NibabelReader, PydicomReader
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import DataError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+NIFTI = (".nii.gz", ".nii")
+DICOM = (".dcm", ".dicom", ".ima")
+
+Shape = tuple[int, ...]
+
+
+class Pixels(NamedTuple):
+    """What a file holds.
+
+    Args:
+        values: ``[C, *spatial]`` as stored, after the rescaling that a DICOM or NIfTI header asks for.
+        shape: spatial shape of the file; ``values`` may have been decoded at a lower resolution.
+        inverted: low values are bright (DICOM's MONOCHROME1).
+    """
+
+    values: NDArray[Any]
+    shape: Shape
+    inverted: bool = False
+
+
+def load(path: Path, spatial_dims: int, mode: str | None = None, at_least: Shape | None = None) -> Pixels:
+    """Load a file.
+
+    Args:
+        path: a picture, NIfTI or DICOM file, or a folder with a DICOM series; unknown suffixes are DICOM.
+        spatial_dims: 2 or 3.
+        mode: Pillow mode that 8-bit pictures are converted to; None = palette indices and colours stay.
+        at_least: JPEGs may be decoded at a lower resolution, but not at a lower one than this.
+
+    Raises:
+        DataError: if the file is missing, empty, unreadable, or of another dimension.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.png"
+        >>> Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(file)
+        >>> load(file, 2).values.shape
+        (3, 4, 6)
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist: restore it, or remove the image from the data")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes): download it again")
+    try:
+        if has_suffix(path, PICTURES):
+            pixels = _picture(path, mode, at_least)
+        elif has_suffix(path, NIFTI):
+            pixels = _nifti(path, spatial_dims)
+        else:
+            pixels = _dicom(path)
+    except Exception as error:  # decoders raise what they like; the message keeps the cause
+        raise DataError(f"{path} cannot be read ({error}): it may be damaged, download it again") from error
+    if len(pixels.shape) != spatial_dims:
+        raise DataError(
+            f"{path} has the spatial shape {list(pixels.shape)}, but spatial_dims is {spatial_dims}: "
+            "set spatial_dims, or convert the file"
+        )
+    return pixels
+
+
+def stem(path: Path) -> str:
+    """The name of a file without the suffix of a format that is read here.
+
+    Example:
+        >>> stem(Path("scans/case.1.nii.gz")), stem(Path("1.2.840.113"))
+        ('case.1', '1.2.840.113')
+    """
+    name = path.name
+    for suffix in (*PICTURES, *NIFTI, *DICOM):
+        if has_suffix(path, (suffix,)):
+            return name[: -len(suffix)]
+    return name
+
+
+def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file name ends with one of these, in any case."""
+    return path.name.lower().endswith(suffixes)
+
+
+def _picture(path: Path, mode: str | None, at_least: Shape | None) -> Pixels:
+    with Image.open(path) as file:
+        width, height = file.size
+        pages = getattr(file, "n_frames", 1)
+        if pages > 1:
+            raise ValueError(f"{pages} pages in one picture; store a volume as NIfTI")
+        if at_least is not None and len(at_least) == 2:
+            file.draft(
+                mode, (at_least[1], at_least[0])
+            )  # JPEG decodes to a half, quarter or eighth at little cost
+        deep = file.mode.startswith(("I", "F"))
+        if mode is None:
+            mode = file.mode if file.mode in ("1", "L", "P") else "RGB"
+        picture = file if deep or file.mode == mode else file.convert(mode)
+        array = np.array(picture)
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    return Pixels(array[None] if array.ndim == 2 else array.transpose(2, 0, 1), (height, width))
+
+
+def _nifti(path: Path, spatial_dims: int) -> Pixels:
+    reader = NibabelReader(as_closest_canonical=True)
+    array, _ = reader.get_data(reader.read(path))
+    while array.ndim > spatial_dims and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == spatial_dims:
+        array = array[..., None]
+    array = array.transpose()  # [C, Z, Y, X]
+    return Pixels(array, array.shape[1:])
+
+
+def _dicom(path: Path) -> Pixels:
+    reader = PydicomReader(swap_ij=False)
+    with warnings.catch_warnings():
+        # Orientation tags are often missing in radiographs, and of no use here.
+        warnings.filterwarnings("ignore", message="PydicomReader: ImageOrientationPatient")
+        data = reader.read(path)
+        array, _ = reader.get_data(data)
+    is_series = isinstance(data, list)
+    first = data[0] if is_series else data
+    if first.get("SamplesPerPixel", 1) > 1:
+        array = np.moveaxis(array, -1, 0)
+    else:
+        array = np.moveaxis(array, -1, 0)[None] if is_series else array[None]
+    return Pixels(array, array.shape[1:], first.get("PhotometricInterpretation") == "MONOCHROME1")

@@ -1,0 +1,5 @@
+"""LightningModules."""
+
+from .segmentation import SegmentationModule
+
+__all__ = ["SegmentationModule"]

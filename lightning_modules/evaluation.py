@@ -1,0 +1,82 @@
+"""The metrics of a validation or test run, kept together and logged under one prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..batch import UNKNOWN_ARTEFACT
+from ..metrics import (
+    ForegroundOutcome,
+    GlobalSpuriousInformation,
+    ImageAUROC,
+    RobustAUROC,
+    SegmentationDice,
+    SpuriousLeakage,
+    mean_probability,
+)
+
+
+class Evaluation(nn.Module):
+    """Dice, foreground outcome, image-level AUROC, leakage and S_global of one pass over a data set.
+
+    All states are reduced across processes and copies that pad a distributed batch are left out, so the values
+    do not depend on the number of processes. Source: theory §7, §8.
+
+    Args:
+        class_names: names of the K classes, background first.
+        positive_class: the class whose image-level presence AUROC ranks.
+        bootstrap: resamples for the interval of S_global; 0 = none.
+    """
+
+    def __init__(self, class_names: Sequence[str], positive_class: int, bootstrap: int = 0) -> None:
+        super().__init__()
+        num_classes = len(class_names)
+        self.class_names = list(class_names)
+        self.positive_class = positive_class
+        self.dice = SegmentationDice(num_classes)
+        self.outcome = ForegroundOutcome(num_classes)
+        self.auroc = ImageAUROC()
+        self.robust_auroc = RobustAUROC()
+        self.leakage = SpuriousLeakage(num_classes)
+        self.spurious = GlobalSpuriousInformation(num_classes, bootstrap=bootstrap)
+
+    def update(self, logits: Tensor, batch: Mapping[str, Any]) -> None:
+        """Add a batch.
+
+        Args:
+            logits: ``[B, K, *spatial]``.
+            batch: with fine masks, see :mod:`erode.batch`.
+        """
+        probabilities = logits.float().softmax(1)
+        prediction = logits.argmax(1)
+        mask, artefact, counted = batch["mask"], batch["artefact"], batch["counted"]
+        self.dice.update(prediction, mask, counted=counted)
+        self.outcome.update(prediction, mask, counted=counted)
+        score = mean_probability(probabilities)[:, self.positive_class]
+        positive = (batch["label"] == self.positive_class).long()
+        self.auroc.update(score, positive, counted=counted)
+        self.robust_auroc.update(score, positive, batch["flag"], counted=counted)
+        artefact = (artefact > 0).to(artefact) + (artefact == UNKNOWN_ARTEFACT).to(artefact) * (UNKNOWN_ARTEFACT - 1)
+        self.leakage.update(prediction, mask, artefact, counted=counted)
+        self.spurious.update(prediction, mask, artefact, counted=counted)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every value under the name it is logged by; NaN where the data does not define it."""
+        dice, outcome, leakage = self.dice.compute(), self.outcome.compute(), self.leakage.compute()
+        values = {"dice_lesion": dice["lesion"], "dice_class": dice["class_mean"]}
+        values |= {f"dice_{name}": dice[f"class_{k}"] for k, name in enumerate(self.class_names) if k > 0}
+        values |= {f"foreground_{name}": value for name, value in outcome.items()}
+        values |= {"auroc": self.auroc.compute(), "auroc_robust": self.robust_auroc.compute()}
+        values |= {"leakage": leakage["leak"], "leakage_gap": leakage["gap"]}
+        values["s_global"] = self.spurious.compute()
+        if self.spurious.interval is not None:
+            values["s_global_low"], values["s_global_high"] = self.spurious.interval
+        return values
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in (self.dice, self.outcome, self.auroc, self.robust_auroc, self.leakage, self.spurious):
+            metric.reset()

@@ -1,0 +1,169 @@
+"""Segmentation with any network, over roles and soft targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ..batch import check_batch
+from ..losses import RoleLoss
+from .evaluation import Evaluation
+
+
+class SegmentationModule(LightningModule):
+    """Train, evaluate and apply a segmentation network on batches of :mod:`erode.batch`.
+
+    Args:
+        network: maps ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``; None = a MONAI ``UNet`` of 52 k
+            parameters with instance normalisation (no running statistics that could carry a forget set).
+        num_classes: K, background included.
+        spatial_dims: 2 or 3; for the default network and the sliding window.
+        in_channels: C; for the default network.
+        class_names: names of the K classes for logs and pictures, background first.
+        positive_class: class whose presence image-level AUROC ranks; None = the last.
+        loss: called with logits and batch; None = :class:`~erode.losses.RoleLoss`.
+        optimizer: builds the optimiser from parameters.
+        lr_scheduler: builds a scheduler, stepped every epoch, from the optimiser; ``"cosine"`` = from the
+            optimiser's rate to zero over the steps of the run; None = constant.
+        patch_size: images larger than this along any axis are evaluated by a sliding window of this size.
+        bootstrap: resamples for the interval of S_global in test runs.
+
+    Raises:
+        ValueError: for arguments that contradict each other, and for batches that break the contract.
+
+    Example:
+        >>> SegmentationModule(num_classes=3)(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 3, 64, 64])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        num_classes: int = 2,
+        spatial_dims: Literal[2, 3] = 2,
+        in_channels: int = 3,
+        class_names: Sequence[str] | None = None,
+        positive_class: int | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
+        lr_scheduler: LRSchedulerCallable | Literal["cosine"] | None = "cosine",
+        patch_size: Sequence[int] | None = None,
+        bootstrap: int = 1000,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes counts the background, so it is at least 2; got {num_classes}")
+        names = list(class_names or ["background", *(f"class {k}" for k in range(1, num_classes))])
+        if len(names) != num_classes:
+            raise ValueError(f"{num_classes} classes need as many class_names, background included; got {names}")
+        positive = num_classes - 1 if positive_class is None else positive_class
+        if not 0 < positive < num_classes:
+            raise ValueError(f"positive_class must be one of 1..{num_classes - 1}, got {positive_class}")
+        if patch_size is not None and len(patch_size) != spatial_dims:
+            raise ValueError(f"patch_size needs {spatial_dims} entries, got {list(patch_size)}")
+        # Objects are rebuilt from the configuration, and checkpoints must load with weights_only=True.
+        self.save_hyperparameters(logger=False)
+        for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
+            del self.hparams[key]
+        self.network = network or default_network(num_classes, spatial_dims, in_channels)
+        self.num_classes = num_classes
+        self.class_names = names
+        self.loss = loss or RoleLoss()
+        self._make_optimizer = optimizer
+        self._make_scheduler = lr_scheduler
+        self._window = None if patch_size is None else SlidingWindowInferer(patch_size, overlap=0.25, mode="gaussian")
+        self._patch_size = patch_size
+        self.validation = Evaluation(names, positive)
+        self.testing = Evaluation(names, positive, bootstrap)
+        self._batch_checked = False
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
+        if self._window is None or self.training or not self._exceeds_patch(image):
+            return self.network(image)  # type: ignore[no-any-return]
+        return self._window(image, self.network)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss of a batch; networks with deep supervision weigh coarser outputs by halves."""
+        self._check_once(batch)
+        logits = self(batch["image"])
+        if logits.ndim == batch["image"].ndim + 1:  # DynUNet stacks its supervision heads: [B, heads, K, *spatial]
+            weights = [0.5**head for head in range(logits.shape[1])]
+            losses = [self.loss(head, batch) for head in logits.unbind(1)]
+            loss = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+        else:
+            loss = self.loss(logits, batch)
+        self.log("train/loss", loss, batch_size=len(batch["image"]))
+        return loss  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Add a batch to the validation metrics; returns the logits."""
+        return self._evaluate(self.validation, batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Add a batch to the test metrics; returns the logits."""
+        return self._evaluate(self.testing, batch)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Class map and probabilities of each image, with its id."""
+        probabilities = self(batch["image"]).float().softmax(1)
+        return {"id": batch["id"], "prediction": probabilities.argmax(1), "probability": probabilities}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_all("val", self.validation)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_all("test", self.testing)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and, if asked for, its scheduler."""
+        optimizer = self._make_optimizer(self.parameters())
+        if self._make_scheduler is None:
+            return optimizer
+        if self._make_scheduler == "cosine":
+            steps = max(1, int(self.trainer.estimated_stepping_batches))
+            scheduler = {"scheduler": CosineAnnealingLR(optimizer, T_max=steps), "interval": "step"}
+        else:
+            scheduler = {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _evaluate(self, evaluation: Evaluation, batch: dict[str, Any]) -> Tensor:
+        self._check_once(batch)
+        logits: Tensor = self(batch["image"])
+        evaluation.update(logits, batch)
+        return logits
+
+    def _log_all(self, prefix: str, evaluation: Evaluation) -> None:
+        for name, value in evaluation.compute().items():
+            self.log(f"{prefix}/{name}", value)
+        evaluation.reset()
+
+    def _check_once(self, batch: dict[str, Any]) -> None:
+        if not self._batch_checked:
+            check_batch(batch, self.num_classes)
+            self._batch_checked = True
+
+    def _exceeds_patch(self, image: Tensor) -> bool:
+        assert self._patch_size is not None
+        return any(size > patch for size, patch in zip(image.shape[2:], self._patch_size, strict=True))
+
+
+def default_network(num_classes: int, spatial_dims: int = 2, in_channels: int = 3) -> nn.Module:
+    """A MONAI ``UNet`` of four levels and about 52 k parameters (2-D)."""
+    return UNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=num_classes,
+        channels=(8, 16, 32, 64),
+        strides=(2, 2, 2),
+    )

@@ -1,0 +1,172 @@
+"""The command line: LightningCLI with an `unlearn` verb, run folders that are never overwritten, plain verbs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace, auto_cli
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
+from ._version import __version__
+from .callbacks import UnlearningOperator
+from .comparison import compare
+from .files import fresh_folder
+from .report import report
+from .weights import load_weights, save_weights
+
+PLAIN_VERBS = {"compare": compare, "report": report}
+"""Verbs that need no Trainer of their own."""
+
+EPILOG = "further verbs: " + ", ".join(f"erode {verb} --help" for verb in PLAIN_VERBS)
+
+
+class UnlearningTrainer(Trainer):
+    """A Trainer with one more verb."""
+
+    def unlearn(
+        self, model: LightningModule, datamodule: LightningDataModule | None = None, ckpt_path: str | None = None
+    ) -> None:
+        """Run the one unlearning operator among the callbacks.
+
+        Args:
+            model: holds the trained weights.
+            datamodule: serves retained data.
+            ckpt_path: resume an unlearning run that was cut short; not where the trained weights come from.
+
+        Raises:
+            MisconfigurationException: without exactly one operator.
+        """
+        operators = [callback for callback in self.callbacks if isinstance(callback, UnlearningOperator)]
+        if len(operators) != 1:
+            raise MisconfigurationException(
+                f"unlearn needs exactly one unlearning operator, found {len(operators)}; "
+                "add one, e.g. --trainer.callbacks+=Retrain"
+            )
+        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run folder and hands the whole configuration to Weights & Biases."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called on rank 0 once the logger exists."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class ErodeCLI(LightningCLI):
+    """``erode fit|validate|test|predict|unlearn`` as LightningCLI users know it, plus ``--init_from``."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            trainer_class=UnlearningTrainer,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_kwargs={"version": __version__, "description": __doc__, "epilog": EPILOG},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and ``unlearn``."""
+        return {**LightningCLI.subcommands(), "unlearn": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Every verb can start from weights."""
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Restore weights, and only weights, before the verb: .safetensors or a checkpoint (type: str)",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run a folder of its own and let every logger write there."""
+        trainer = self.config[self.subcommand].trainer
+        if trainer.default_root_dir is None:
+            trainer.default_root_dir = str(run_folder(self.subcommand))
+        root = trainer.default_root_dir
+        if trainer.logger is False:
+            return
+        given = [] if trainer.logger in (None, True) else trainer.logger
+        loggers = given if isinstance(given, list) else [given]
+        for logger in loggers:
+            _write_into(logger, root)
+        csv = Namespace(
+            class_path="lightning.pytorch.loggers.CSVLogger",
+            init_args=Namespace(save_dir=root, name="", version="", prefix="", flush_logs_every_n_steps=100),
+        )
+        trainer.logger = [*loggers, csv]
+
+    def before_fit(self) -> None:
+        """Start from weights, if any are given."""
+        self._restore()
+
+    before_validate = before_test = before_predict = before_fit
+
+    def before_unlearn(self) -> None:
+        """Unlearning starts from trained weights."""
+        config = self.config[self.subcommand]
+        if config.init_from is None and config.ckpt_path is None:
+            raise MisconfigurationException("unlearn starts from trained weights: give --init_from WEIGHTS")
+        self._restore()
+
+    def after_fit(self) -> None:
+        """Leave the weights and the split in the run folder, ready for ``unlearn``."""
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            save_weights(self.model, folder / "weights.safetensors")
+            split = getattr(self.datamodule, "split", None)
+            if split is not None:
+                split.save(folder / "split.json")
+            print(f"weights: {folder / 'weights.safetensors'}")
+
+    def _restore(self) -> None:
+        weights = self.config[self.subcommand].init_from
+        if weights is not None:
+            load_weights(self.model, weights)
+
+
+def run_folder(verb: str) -> Path:
+    """A new folder ``runs/VERB-N``; processes that a distributed strategy launched share their parent's."""
+    inherited = os.environ.get("ERODE_RUN_FOLDER")
+    if inherited is not None and "LOCAL_RANK" in os.environ:
+        return Path(inherited)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MisconfigurationException(
+            "processes launched from outside (torchrun, SLURM) cannot agree on a new run folder; "
+            "give --trainer.default_root_dir"
+        )
+    folder = fresh_folder("runs", verb)
+    os.environ["ERODE_RUN_FOLDER"] = str(folder)
+    return folder
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of ``erode`` and ``python -m erode``."""
+    os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments and arguments[0] in PLAIN_VERBS:
+        auto_cli(PLAIN_VERBS[arguments[0]], args=arguments[1:], prog=f"erode {arguments[0]}")
+    else:
+        ErodeCLI(arguments)
+
+
+def _write_into(logger: Any, root: str) -> None:
+    """Point a configured logger at the run folder unless the user chose a place."""
+    settings = logger.init_args
+    if settings.get("save_dir") in (None, "."):
+        settings["save_dir"] = root

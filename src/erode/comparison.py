@@ -1,0 +1,185 @@
+"""One experiment, every way of getting rid of a dilation artefact: train, unlearn, test, one table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+
+from .callbacks import FineTune, NegGradSeg, Retrain, UnlearningOperator
+from .comparison_report import draw_predictions, print_table
+from .datamodules import MaskDataModule
+from .files import digest_of, write_json
+from .lightning_modules import SegmentationModule
+from .masks import View
+from .weights import load_weights, save_weights
+
+MethodName = Literal["coarse", "retrain_fine", "fine_tune", "neg_grad", "retain_view", "oracle"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Args:
+        title: what people read.
+        view: labels it trains on, where no operator says so.
+        operator: makes the unlearning operator, given the folder it releases into; None = plain training.
+        from_coarse: start from the coarse row's weights of the same seed instead of a fresh network.
+    """
+
+    title: str
+    view: View
+    operator: Callable[[Path], UnlearningOperator] | None = None
+    from_coarse: bool = False
+
+
+METHODS: dict[MethodName, Method] = {
+    "coarse": Method("coarse masks (to unlearn)", View.COARSE),
+    "retrain_fine": Method("retrain on the fine images", View.FINE_SUBSET, lambda f: Retrain(only_fine=True, folder=f)),
+    "fine_tune": Method("fine-tune", View.FINE_SUBSET, lambda f: FineTune(folder=f), from_coarse=True),
+    "neg_grad": Method("NegGrad-Seg", View.FINE_SUBSET, lambda f: NegGradSeg(folder=f), from_coarse=True),
+    "retain_view": Method("exact: retain view", View.RETAIN, lambda f: Retrain(folder=f)),
+    "oracle": Method("all masks fine (oracle)", View.FINE),
+}
+
+
+def compare(
+    data: MaskDataModule,
+    model: Callable[[], SegmentationModule],
+    out: Path = Path("runs/compare"),
+    steps: int = 600,
+    seeds: Sequence[int] = (0,),
+    methods: Sequence[MethodName] = tuple(METHODS),
+    accelerator: str = "auto",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+) -> None:
+    """Train on coarse masks, unlearn in every way, test on fine masks; print a table and write a report.
+
+    Every row takes the same number of gradient steps and its last weights; the test part is looked at once per
+    row. The seed draws the forget/retain split, the initial weights and the batches. A comparison that was cut
+    short goes on where it stopped when it is called again with the same settings.
+
+    Args:
+        data: any DataModule of ours.
+        model: makes a fresh module.
+        out: folder for rows, weights, pictures and report.
+        steps: gradient steps of each row.
+        seeds: one repetition each.
+        methods: rows, in the order given; rows that start from the coarse model need ``coarse`` before them.
+        accelerator: see Lightning's Trainer.
+        precision: see Lightning's Trainer.
+
+    Raises:
+        ValueError: if ``out`` holds another comparison, or a row lacks the coarse one it starts from.
+    """
+    settings = _settings(data, model(), steps, precision)
+    _claim(out, settings)
+    rows = []
+    for seed in seeds:
+        data.redraw_split(seed)
+        for name in methods:
+            path = out / "rows" / f"{name}-seed{seed}.json"
+            if not path.exists():
+                row = _run(name, seed, data, model, out, steps, accelerator, precision)
+                write_json(path, row)
+            rows.append(json.loads(path.read_text(encoding="utf-8")))
+    draw_predictions(out, data, model(), {name: METHODS[name].title for name in methods}, seeds[0])
+    write_json(out / "comparison.json", {"settings": settings, "columns": COLUMNS, "rows": rows})
+    print_table(rows, COLUMNS)
+
+
+COLUMNS = [
+    ["dice_lesion", "lesion Dice"],
+    ["dice_class", "class Dice"],
+    ["auroc", "AUROC"],
+    ["auroc_robust", "robust AUROC"],
+    ["leakage", "leakage"],
+    ["s_global", "S_global [nats]"],
+]
+"""Columns of the table: metric and title."""
+
+
+def _run(
+    name: MethodName,
+    seed: int,
+    data: MaskDataModule,
+    model: Callable[[], SegmentationModule],
+    out: Path,
+    steps: int,
+    accelerator: str,
+    precision: Literal["32-true", "bf16-mixed"],
+) -> dict[str, Any]:
+    method = METHODS[name]
+    seed_everything(seed, verbose=False)
+    module = model()
+    folder = out / "weights" / f"{name}-seed{seed}"
+    if method.from_coarse:
+        coarse = out / "weights" / f"coarse-seed{seed}" / "weights.safetensors"
+        if not coarse.exists():
+            raise ValueError(f"{name} starts from the coarse model: put 'coarse' before it in methods")
+        load_weights(module, coarse)
+    data.serve(method.view)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=[] if method.operator is None else [method.operator(folder)],
+        logger=CSVLogger(out / "logs", name=f"{name}-seed{seed}"),
+        default_root_dir=out,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+    print(f"seed {seed}: {method.title}")
+    started = time.monotonic()
+    trainer.fit(module, datamodule=data)
+    seconds = time.monotonic() - started
+    if method.operator is None:
+        save_weights(module, folder / "weights.safetensors")
+    metrics = trainer.test(module, datamodule=data, verbose=False)[0]
+    return {
+        "method": name,
+        "title": method.title,
+        "seed": seed,
+        "metrics": {key.removeprefix("test/"): _number(value) for key, value in metrics.items()},
+        "seconds": round(seconds, 1),
+        "split": data.split.digest,
+    }
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings into a new folder, or make sure that an old one belongs to the same comparison."""
+    path = out / "settings.json"
+    if path.exists():
+        if digest_of(json.loads(path.read_text(encoding="utf-8"))) != digest_of(settings):
+            raise ValueError(f"{out} holds a comparison with other settings; nothing is overwritten, choose another out")
+    else:
+        write_json(path, settings)
+
+
+def _settings(data: MaskDataModule, module: LightningModule, steps: int, precision: str) -> dict[str, Any]:
+    return {
+        "data": data.describe(),
+        "network": type(module.network).__name__,
+        "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "steps": steps,
+        "precision": precision,
+        "torch": torch.__version__,
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if value == value else None

@@ -1,0 +1,82 @@
+"""Files that are either complete or absent, and digests of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a temporary file beside ``path``, then move it into place in one step.
+
+    Args:
+        path: where the complete file is to stand; parent folders are made.
+        write: writes the whole file to the path it is given.
+
+    Returns:
+        ``path``. Whatever goes wrong before the move leaves an earlier file at ``path`` untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write JSON for people: indented, keys in the order given, atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_atomically(path, lambda target: _write_text(target, text))
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of the canonical JSON form (sorted keys, no spaces) of plain data.
+
+    Example:
+        >>> digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
+        True
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fresh_folder(parent: str | Path, name: str) -> Path:
+    """Make ``parent/name-N`` with the smallest N that no folder has yet.
+
+    Example:
+        >>> import tempfile
+        >>> parent = tempfile.mkdtemp()
+        >>> [fresh_folder(parent, "fit").name for _ in range(2)]
+        ['fit-0', 'fit-1']
+    """
+    number = 0
+    while True:
+        folder = Path(parent) / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

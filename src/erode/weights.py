@@ -1,0 +1,89 @@
+"""Weights and nothing else: digest, release and restore."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .files import write_atomically
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every parameter and persistent buffer, in name order.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = weights_digest(layer)
+        >>> _ = layer.bias.data.add_(1)
+        >>> before == weights_digest(layer)
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(module: nn.Module, path: str | Path) -> Path:
+    """Write parameters and persistent buffers as safetensors, atomically: no optimiser, no EMA, no code.
+
+    Tensors that share memory are written once under each name.
+    """
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
+    return write_atomically(path, lambda target: save_file(tensors, target))
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Restore weights, and only weights, from safetensors, a Lightning checkpoint or a saved state dict.
+
+    Args:
+        module: receives the weights; must have the architecture they came from.
+        path: ``.safetensors``, or a file of ``torch.save`` that loads with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file is no set of weights, or of another architecture; names what differs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; give the released .safetensors or a .ckpt")
+    state = _read_state(path)
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or unexpected or reshaped:
+        parts = [
+            f"{len(names)} {what}, e.g. {names[0]}"
+            for names, what in ((missing, "missing"), (unexpected, "unknown"), (reshaped, "of another shape"))
+            if names
+        ]
+        raise ValueError(
+            f"{path} holds weights of another architecture ({'; '.join(parts)}); "
+            "use the model configuration those weights were trained with"
+        )
+    module.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({error}); is the file complete?") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict; save one with torch.save(module.state_dict(), path)")
+    return state

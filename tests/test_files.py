@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from erode.files import digest_of, fresh_folder, write_atomically, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "record.json"
+    write_json(path, {"a": 1})
+
+    def fail_half_way(target):
+        target.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail_half_way)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_nan_is_no_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_digest_sees_every_value_and_no_order():
+    assert digest_of({"a": [1, 2], "b": "ä"}) == digest_of({"b": "ä", "a": [1, 2]})
+    assert digest_of({"a": [1, 2]}) != digest_of({"a": [2, 1]})
+
+
+def test_fresh_folders_never_repeat(tmp_path):
+    first = fresh_folder(tmp_path / "runs", "fit")
+    (first / "x").touch()
+    second = fresh_folder(tmp_path / "runs", "fit")
+    assert (first.name, second.name) == ("fit-0", "fit-1")
+    assert (first / "x").exists()

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from erode.weights import load_weights, save_weights, weights_digest
+
+
+def network(width=4):
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 2, 1))
+
+
+def test_released_weights_restore_bit_for_bit(tmp_path):
+    source, target = network(), network()
+    source(torch.randn(2, 1, 8, 8))  # moves the running statistics, which are released too
+    path = save_weights(source, tmp_path / "weights.safetensors")
+    load_weights(target, path)
+    assert weights_digest(source) == weights_digest(target)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_checkpoints_and_state_dicts_load(tmp_path, wrapped):
+    source, target = network(), network()
+    state = source.state_dict()
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "last.ckpt")
+    load_weights(target, tmp_path / "last.ckpt")
+    assert weights_digest(source) == weights_digest(target)
+
+
+def test_tied_weights_are_released(tmp_path):
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    again = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    again[1].weight = again[0].weight
+    load_weights(again, save_weights(tied, tmp_path / "w.safetensors"))
+    assert weights_digest(tied) == weights_digest(again)
+    assert again[1].weight is again[0].weight
+
+
+def test_another_architecture_is_named(tmp_path):
+    path = save_weights(network(4), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"another architecture .*0\.bias.*model configuration"):
+        load_weights(network(8), path)
+    with pytest.raises(ValueError, match=r"missing, e\.g\. 3\.bias"):
+        load_weights(nn.Sequential(*network(4), nn.Conv2d(2, 2, 1)), path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.ckpt"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all"])
+def test_broken_files_are_named(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as weights"):
+        load_weights(network(), path)
+
+
+def test_absent_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        load_weights(network(), tmp_path / "none.safetensors")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    torch.save({"state_dict": network()}, tmp_path / "module.ckpt")  # a pickled object, not tensors
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        load_weights(network(), tmp_path / "module.ckpt")
+
+
+def test_digest_tells_dtype_shape_name_and_value_apart():
+    class Holder(nn.Module):
+        def __init__(self, name, tensor):
+            super().__init__()
+            self.register_buffer(name, tensor)
+
+    variants = [
+        Holder("a", torch.zeros(4)),
+        Holder("b", torch.zeros(4)),
+        Holder("a", torch.zeros(2, 2)),
+        Holder("a", torch.zeros(4, dtype=torch.int32)),
+        Holder("a", torch.tensor([0.0, 0.0, 0.0, 1e-45])),
+    ]
+    assert len({weights_digest(v) for v in variants}) == len(variants)
