@@ -25,9 +25,9 @@ class NegGradSeg(UnlearningOperator):
     the fine label with weight ``ring_weight`` on the ring (bounded); ``ascent`` is pixel-wise NegGrad+,
     ``β`` · descent on consistent pixels minus ``(1 - β)`` · descent on the ring's coarse label (unbounded).
 
-    The guard stops the run before collapse: it follows the predicted foreground as a fraction of the fine
-    foreground, and once its running mean falls below ``collapse_ratio`` it restores the weights of the last
-    checkpoint at which all was well and stops training.
+    The guard stops the run before collapse: every ``check_every`` batches it compares the predicted foreground with
+    the fine one. Once the ratio falls below ``collapse_ratio`` it restores the last weights at which it had not, and
+    stops training.
 
     While the run lasts, the module's ``training_step`` is the operator's: it calls the module on the image and
     applies the loss. It is put back in ``teardown``. The user's optimiser, scheduler and precision stay.
@@ -39,7 +39,7 @@ class NegGradSeg(UnlearningOperator):
         ring_weight: w of ``reweighted``; 1 = fine-tuning.
         beta: β of ``ascent``; at most 0.7 collapses.
         collapse_ratio: smallest predicted-to-fine foreground ratio that still counts as well.
-        check_every: steps between two looks of the guard.
+        check_every: batches from one look of the guard to the next.
         image_key: key (dict) or index (tuple) of the image in a batch.
         fine_key: the same for the fine mask, integer ``[B, *spatial]``.
         coarse_key: the same for the coarse mask, integer ``[B, *spatial]``.
@@ -74,7 +74,7 @@ class NegGradSeg(UnlearningOperator):
         if not 0 <= collapse_ratio < 1:
             raise ValueError(f"collapse_ratio must lie in [0, 1), got {collapse_ratio}; 0 switches the guard off")
         if check_every < 1:
-            raise ValueError(f"check_every must be at least 1 step, got {check_every}")
+            raise ValueError(f"check_every must be at least 1 batch, got {check_every}")
         self.reading = reading
         self.ring_weight = ring_weight
         self.beta = beta
@@ -86,6 +86,7 @@ class NegGradSeg(UnlearningOperator):
         self._loss = RingReweightedLoss(ring_weight) if reading == "reweighted" else RingAscentLoss(beta)
         self._guard = _CollapseGuard(collapse_ratio)
         self._own_step: Callable[..., Any] | None = None
+        self._batches = 0
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse manual optimisation: the operator's loss would never be seen."""
@@ -98,6 +99,7 @@ class NegGradSeg(UnlearningOperator):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Take over the training step."""
         self._guard = _CollapseGuard(self.collapse_ratio)
+        self._batches = 0
         self._own_step = module.__dict__.get("training_step")
 
         def training_step(batch: Any, *_: Any) -> Tensor:
@@ -110,16 +112,20 @@ class NegGradSeg(UnlearningOperator):
 
         module.training_step = training_step  # type: ignore[method-assign]
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Every now and then, watch a batch and remember the weights it meets."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self.collapse_ratio and self._batches % self.check_every == 0:
+            self._guard.watch(pl_module)
+        self._batches += 1
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look for collapse now and then; all ranks decide alike."""
-        if self.collapse_ratio == 0 or (batch_idx + 1) % self.check_every:
-            return
-        ratio = self._guard.ratio(trainer)
-        if ratio >= self.collapse_ratio:
-            self._guard.keep(pl_module, trainer.global_step, ratio)
-        elif self._guard.restore(pl_module):
+        """Stop on collapse; all ranks decide alike."""
+        if self._guard.collapsed(trainer, pl_module):
             trainer.should_stop = True
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -128,6 +134,7 @@ class NegGradSeg(UnlearningOperator):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the training step back."""
+        super().teardown(trainer, pl_module, stage)
         pl_module.__dict__.pop("training_step", None)
         if self._own_step is not None:
             pl_module.training_step = self._own_step  # type: ignore[method-assign]
@@ -146,36 +153,40 @@ class NegGradSeg(UnlearningOperator):
 
 
 class _CollapseGuard:
-    """Running foreground ratio, and the last weights at which it was healthy."""
+    """Compares predicted with fine foreground on watched batches; keeps the last weights that did well."""
 
-    def __init__(self, collapse_ratio: float) -> None:
-        self._threshold = collapse_ratio
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
         self._counts: Tensor | None = None
-        self._kept: dict[str, Tensor] | None = None
+        self._met: dict[str, Tensor] | None = None
+        self._healthy: dict[str, Tensor] | None = None
         self.report: dict[str, Any] = {"triggered": False}
 
+    def watch(self, module: LightningModule) -> None:
+        """Watch the coming batch, and note the weights it will meet."""
+        self._met = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
     def see(self, logits: Tensor, fine: Tensor) -> None:
-        """Count predicted and fine foreground pixels, on the device."""
-        counts = torch.stack([(logits.detach().argmax(1) > 0).sum(), (fine > 0).sum()])
-        self._counts = counts if self._counts is None else self._counts + counts
+        """Count predicted and fine foreground pixels of a watched batch."""
+        if self._met is not None:
+            self._counts = torch.stack([(logits.detach().argmax(1) > 0).sum(), (fine > 0).sum()]).float()
 
-    def ratio(self, trainer: Trainer) -> float:
-        """Predicted over fine foreground since the last look, over all ranks."""
-        assert self._counts is not None  # a batch was seen before on_train_batch_end
-        counts = trainer.strategy.reduce(self._counts.float(), reduce_op="sum")
-        self._counts = None
-        predicted, fine = counts.tolist()  # type: ignore[union-attr]  # a tensor in, a tensor out
-        return predicted / fine if fine else 1.0
+    def collapsed(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Judge a watched batch; on collapse restore healthy weights, if there were any.
 
-    def keep(self, module: LightningModule, step: int, ratio: float) -> None:
-        """Remember healthy weights."""
-        self._kept = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-        self.report = {"triggered": False, "healthy_step": step, "foreground_ratio": round(ratio, 4)}
-
-    def restore(self, module: LightningModule) -> bool:
-        """Go back to the last healthy weights; without any, the start was not healthy and may yet recover."""
-        if self._kept is None:
+        Weights that never did well are left to train: a start that predicts nothing may yet recover.
+        """
+        if self._met is None or self._counts is None:
             return False
-        module.load_state_dict(self._kept)
+        predicted, fine = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()  # type: ignore[union-attr]
+        met, self._met, self._counts = self._met, None, None
+        ratio = predicted / fine if fine else 1.0
+        if ratio >= self._threshold:
+            self._healthy = met
+            self.report = {"triggered": False, "healthy_step": trainer.global_step - 1, "ratio": round(ratio, 4)}
+            return False
+        if self._healthy is None:
+            return False
+        module.load_state_dict(self._healthy)
         self.report["triggered"] = True
         return True

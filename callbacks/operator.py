@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
 from .._version import __version__
 from ..batch import Role
 from ..files import write_json
 from ..masks import View
 from ..weights import save_weights, weights_digest
+from .running_statistics import RunningStatistics
 
 Guarantee = Literal["exact", "certified", "approximate"]
 
@@ -59,6 +59,7 @@ class UnlearningOperator(Callback):
         self._folder = None if folder is None else Path(folder)
         self._record: dict[str, Any] = {}
         self._started = 0.0
+        self._statistics: RunningStatistics | None = None
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -94,6 +95,7 @@ class UnlearningOperator(Callback):
             )
         self.check(trainer, pl_module)
         self._started = time.monotonic()
+        self._statistics = RunningStatistics(pl_module)
         self._record = {
             "operator": type(self).__name__,
             "guarantee": self.guarantee,
@@ -101,7 +103,7 @@ class UnlearningOperator(Callback):
             "settings": self._settings(),
             "view": self.view.value,
             "initial_weights": weights_digest(pl_module),
-            "reset_buffers": reset_running_statistics(pl_module),
+            "reset_buffers": self._statistics.reset(),
         }
         self.prepare(trainer, pl_module)
 
@@ -109,6 +111,8 @@ class UnlearningOperator(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Refuse batches with forget atoms."""
+        if self._statistics is not None:
+            self._statistics.before_batch()
         role = batch.get("role") if isinstance(batch, Mapping) else None
         if isinstance(role, Tensor) and bool((role == Role.FORGET).any()):
             raise MisconfigurationException(
@@ -151,6 +155,12 @@ class UnlearningOperator(Callback):
             },
         )
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put back what was changed for the run."""
+        if self._statistics is not None:
+            self._statistics.give_back()
+            self._statistics = None
+
     def folder(self, trainer: Trainer) -> Path:
         """Where this run's released files stand."""
         return self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
@@ -159,22 +169,6 @@ class UnlearningOperator(Callback):
         """The constructor's arguments, which subclasses keep as attributes of the same name."""
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
         return {name: _plain(getattr(self, name)) for name in names}
-
-
-def reset_running_statistics(module: LightningModule) -> list[str]:
-    """Reset the running mean and variance of every normalisation layer (theory §4).
-
-    Returns:
-        Names of the layers that had any.
-    """
-    layers = [
-        (name, layer)
-        for name, layer in module.named_modules()
-        if isinstance(layer, _NormBase) and layer.track_running_stats
-    ]
-    for _, layer in layers:
-        layer.reset_running_stats()
-    return [name for name, _ in layers]
 
 
 def _datamodule(trainer: Trainer) -> Any:

@@ -1,1 +1,24 @@
-"""LightningDataModules that emit retain/forget splits of coarse masks."""
+"""LightningDataModules that emit retain/forget splits of coarse masks: one source per file."""
+
+from .augmentation import random_flips
+from .base import MaskDataModule
+from .case import Arrays, Case
+from .dataset import MaskDataset
+from .errors import DataError
+from .image_folder import ImageFolderDataModule
+from .isic import ISICDataModule
+from .saab import SaabSynthetic
+from .synthetic import SyntheticDermoscopy
+
+__all__ = [
+    "Arrays",
+    "Case",
+    "DataError",
+    "ISICDataModule",
+    "ImageFolderDataModule",
+    "MaskDataModule",
+    "MaskDataset",
+    "SaabSynthetic",
+    "SyntheticDermoscopy",
+    "random_flips",
+]

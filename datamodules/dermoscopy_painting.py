@@ -1,8 +1,8 @@
 """Brushes for cartoon dermoscopy images: skin, lesion, hair and the artefacts photographed beside lesions.
 
-Lengths are in *units*: 1/64 of the image side, so a picture looks the same at every size. Every brush takes its own
-random generator and draws the same numbers whatever it is asked to paint, so two pictures that differ in one respect
-(the class, an artefact) share everything else.
+Lengths are in *units*: 1/64 of the image side, so a picture looks the same at every size. Every brush takes
+its own random generator and draws the same numbers whatever it is asked to paint, so two pictures that differ
+in one respect (the class, an artefact) share everything else.
 """
 
 from __future__ import annotations
@@ -23,15 +23,23 @@ UNITS = 64
 """Units of length along one side of the image."""
 
 REACH = 8.0
-"""Ruler, ink and patch end this many units from the lesion: a disk dilation of that half-width covers them."""
+"""Ruler, ink and patch end this many units from the lesion, so that a disk of that half-width covers them."""
 
 MELANIN = np.array([0.45, 0.85, 1.05])
 """Relative absorption of brown pigment in red, green and blue."""
 
-BLUE_VEIL = np.array([0.9, 0.4, -0.1])
-"""Relative absorption of the blue-white veil, pigment seen through a milky layer."""
-import os as _os
-VEIL, GLOB, LOW, HIGH, SKIN, CAST, BEN = (float(v) for v in _os.environ.get("TUNE", ".35 .55 .3 .7 .05 .02 0").split())
+DEEP_MELANIN = np.array([1.1, 0.7, 0.45])
+"""The same for pigment deep in the skin, which looks blue-grey: the globules of malignant lesions."""
+
+
+PIGMENT = (0.15, 0.5)
+"""Range of the optical density of a lesion's body."""
+
+LOOKS = (1.2, 4.5)
+"""Beta distribution of how malignant a benign lesion looks, from 0 to 1; a malignant one has it mirrored."""
+
+GLOBULES, GLOBULE_DENSITY = 9, 1.0
+"""Number of globules in a lesion, and their optical density."""
 
 
 class Artefact(IntEnum):
@@ -98,17 +106,18 @@ def _cosines(size: int, modes: int) -> Field:
 
 
 def smooth_noise(rng: Generator, size: int, modes: int) -> Field:
-    """Random smooth field of unit variance: the first ``modes``² cosines with normal weights, without the constant."""
+    """Random smooth field of mean 0 and variance 1: normal weights on the lowest ``modes``² cosines."""
     weights = rng.standard_normal((modes, modes))
     weights[0, 0] = 0.0
     basis = _cosines(size, modes)
     return np.asarray(basis @ weights @ basis.T / np.sqrt(modes**2 - 1))
 
 
-def _bumps(x: Field, y: Field, centres: Field, radii: Field) -> Field:
-    """Sum of soft dots: ``centres`` ``[n, 2]`` and ``radii`` ``[n]`` in units."""
-    dx, dy = (x[..., None] - centres[:, 0]) / radii, (y[..., None] - centres[:, 1]) / radii
-    return np.asarray(np.exp(-((dx**2 + dy**2) ** 2)).sum(-1))
+def _spots(size: int, centres: Field, radii: Field) -> Field:
+    """Sum of round spots with soft edges: ``centres`` ``[n, 2]`` and ``radii`` ``[n]`` in units."""
+    x, y = grid(size)
+    squared = (x[..., None] - centres[:, 0]) ** 2 + (y[..., None] - centres[:, 1]) ** 2
+    return np.asarray(np.exp(-((squared / radii**2) ** 2)).sum(axis=-1))
 
 
 def _coverage(distance: Field, width: float, size: int) -> Field:
@@ -120,27 +129,23 @@ def _coverage(distance: Field, width: float, size: int) -> Field:
     return np.where(alpha < 0.3, 0.0, alpha)
 
 
-def paint_skin(rng: Generator, size: int) -> Field:
-    """Skin of a random tone under uneven light, ``[size, size, 3]``."""
+def draw_skin(rng: Generator, size: int, bare: NDArray[np.bool_]) -> Field:
+    """Skin of a random tone under uneven light, with freckles where it is ``bare``; ``[size, size, 3]``."""
     light, dark = np.array([0.94, 0.78, 0.69]), np.array([0.66, 0.48, 0.39])
-    tone = light + rng.beta(1.2, 2.0) * (dark - light) + CAST * rng.standard_normal(3)
-    lamp = 1.0 + SKIN * smooth_noise(rng, size, 3)
-    blotches = 1.0 + SKIN * 0.7 * smooth_noise(rng, size, 10)
-    return np.asarray(tone * (lamp * blotches)[..., None])
-
-
-def freckles(rng: Generator, size: int) -> Field:
-    """Melanin of small brown spots that are no lesions, ``[size, size]``."""
-    number = 10
-    centres, radii = rng.uniform(0, UNITS, (number, 2)), rng.uniform(0.9, 2.6, number)
-    shown = rng.integers(2, number + 1)
-    return rng.uniform(0.3, 0.7) * _bumps(*grid(size), centres[:shown], radii[:shown])
+    tone = light + rng.beta(1.2, 2.0) * (dark - light) + 0.02 * rng.standard_normal(3)
+    lamp = 1.0 + 0.06 * smooth_noise(rng, size, 3)
+    blotches = 1.0 + 0.04 * smooth_noise(rng, size, 10)
+    places, radii = rng.uniform(0, UNITS, (10, 2)), rng.uniform(0.9, 2.6, 10)
+    shown = rng.integers(2, 11)
+    brown = rng.uniform(0.3, 0.7) * bare * _spots(size, places[:shown], radii[:shown])
+    return np.asarray(tone * (lamp * blotches)[..., None] * np.exp(-brown[..., None] * MELANIN))
 
 
 def draw_lesion(rng: Generator, size: int, malignant: bool) -> Lesion:
     """A lesion whose outline is a wavy ellipse.
 
-    Benign lesions are smooth and even; malignant ones are ragged, and strewn with dark globules.
+    Benign lesions are mostly smooth, with brown globules, malignant ones mostly ragged, with blue-grey
+    globules; some of either look like the other.
 
     Args:
         rng: source of randomness.
@@ -151,25 +156,27 @@ def draw_lesion(rng: Generator, size: int, malignant: bool) -> Lesion:
     cx, cy = UNITS / 2 + rng.uniform(-9.0, 9.0, 2)
     radius, stretch, tilt = rng.uniform(8.5, 12.5), rng.uniform(0.0, 0.22), rng.uniform(0.0, np.pi)
     waves, phases = np.arange(3, 10), rng.uniform(0.0, 2 * np.pi, 7)
-    raggedness = (0.08 if malignant else 0.02) * rng.uniform(0.5, 1.2)
+    benign_look, malignant_look = rng.beta(*LOOKS), rng.beta(*LOOKS[::-1])
+    look = malignant_look if malignant else benign_look
+    raggedness = rng.uniform(0.5, 1.2) * (0.02 + 0.06 * look)
     amplitudes = raggedness * rng.standard_normal(7) * np.sqrt(3.0 / waves)
 
     def outline(angle: Field) -> Field:
-        ripple = (amplitudes * np.cos(angle[..., None] * waves + phases)).sum(-1)
+        ripple = np.cos(angle[..., None] * waves + phases) @ amplitudes
         return np.asarray(radius * np.maximum(1.0 + stretch * np.cos(2 * (angle - tilt)) + ripple, 0.4))
 
     from_centre, border = np.hypot(x - cx, y - cy), outline(np.arctan2(y - cy, x - cx))
     softness = rng.uniform(0.6, 1.2)
     body = 1.0 / (1.0 + np.exp(np.clip((from_centre - border) / softness, -30.0, 30.0)))
-    number, angles = 9, rng.uniform(0.0, 2 * np.pi, 9)
-    spread = (np.sqrt(rng.uniform(0.0, 0.7, number)) * outline(angles))[:, None]
-    places = np.array([cx, cy]) + spread * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    globules = _bumps(x, y, places, rng.uniform(1.0, 1.9, number))
-    darkness = (GLOB if malignant else 0.06) * rng.uniform(0.5, 1.2)
     mottle = 1.0 + 0.15 * smooth_noise(rng, size, 12)
-    melanin = body * (rng.uniform(LOW, HIGH) * mottle + darkness * np.minimum(globules, 1.0))
-    veil = VEIL * body * (rng.uniform(0.4, 1.1) if malignant else rng.uniform(0.0, BEN)) * np.clip(0.8 + 0.7 * smooth_noise(rng, size, 6), 0.0, 1.5)
-    density = melanin[..., None] * MELANIN + veil[..., None] * BLUE_VEIL
+    pigment = rng.uniform(*PIGMENT) * mottle
+    angles, depth = rng.uniform(0.0, 2 * np.pi, GLOBULES), np.sqrt(rng.uniform(0.0, 0.7, GLOBULES))
+    along = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    places = np.array([cx, cy]) + (depth * outline(angles))[:, None] * along
+    spots = np.minimum(_spots(size, places, rng.uniform(1.0, 1.9, GLOBULES)), 1.0)
+    globules = GLOBULE_DENSITY * rng.uniform(0.6, 1.2) * spots
+    darkness = MELANIN + look * (DEEP_MELANIN - MELANIN)
+    density = body[..., None] * (pigment[..., None] * MELANIN + globules[..., None] * darkness)
     return Lesion(from_centre < border, density, (float(cx), float(cy)))
 
 
@@ -222,7 +229,7 @@ def _patch(rng: Generator, size: int, lesion: Lesion, distance: Field, towards: 
 
 
 def _dark_corner(rng: Generator, size: int, lesion: Lesion, distance: Field, towards: float) -> Stroke:
-    """The rim of the lens: a wide circle that passes close to the lesion, black beyond, towards the nearest corner."""
+    """The rim of the lens: beyond a wide circle close to the lesion, the nearest corner is black."""
     x, y = grid(size)
     side = np.sign(np.asarray(lesion.centre) - UNITS / 2) * UNITS / 2 + UNITS / 2 - np.asarray(lesion.centre)
     away = side / np.hypot(*side)

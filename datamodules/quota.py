@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 def quota(rng: Generator, number: int, rate: float) -> NDArray[np.bool_]:
     """Mark ``round(rate · number)`` of ``number`` images, at random places.
 
-    Exact shares instead of independent draws: small data sets then differ in their pictures, not in their balance.
+    Exact shares instead of independent draws: small data sets then differ in their pictures, not in their
+    balance.
 
     Args:
         rng: source of randomness.

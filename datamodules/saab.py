@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -19,8 +19,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 def place_blocks(rng: Generator, size: int, sides: Sequence[int]) -> NDArray[np.bool_]:
     """Square blocks at uniform places that do not overlap.
 
-    The source does not say how overlap is avoided. Here all blocks are drawn again until they are disjoint, which
-    makes every disjoint arrangement equally likely; redrawing one block alone would favour some.
+    The source does not say how overlap is avoided. Here all blocks are drawn again until they are disjoint,
+    which makes every disjoint arrangement equally likely; redrawing one block alone would favour some.
 
     Args:
         rng: source of randomness.
@@ -46,10 +46,11 @@ def place_blocks(rng: Generator, size: int, sides: Sequence[int]) -> NDArray[np.
 class SaabSynthetic(MaskDataModule):
     """A weak abnormal block and a strong spurious block in Gaussian noise.
 
-    Pixels are N(0, σ²) in the background, N(μ_a, σ²) in the abnormal block (class 1) and N(μ_s, σ²) in the spurious
-    one (artefact 1, flag ``any``), with |μ_a| < |μ_s|. In training ``P(s=1|y=1) = ρ`` and ``P(s=1|y=0) = 0``; in test
-    ``P(s=1|y) = 0.5``. Validation, which the recipe lacks, follows training. These are shares, not draws: numbers of
-    images are rounded expectations. The recipe coarsens with ``SpecificityWindow(r)``, r = 1 to 40.
+    Pixels are N(0, σ²) in the background, N(μ_a, σ²) in the abnormal block (class 1) and N(μ_s, σ²) in the
+    spurious one (artefact 1, flag ``any``), with |μ_a| < |μ_s|. In training ``P(s=1|y=1) = ρ`` and
+    ``P(s=1|y=0) = 0``; in test ``P(s=1|y) = 0.5``. Validation, which the recipe lacks, follows training.
+    These are shares, not draws: numbers of images are rounded expectations. The recipe coarsens with
+    ``SpecificityWindow(r)``, r = 1 to 40.
 
     Args:
         size: image side n in pixels.
@@ -66,6 +67,9 @@ class SaabSynthetic(MaskDataModule):
         correlation: ρ.
         seed: seed of the whole data set.
         kwargs: see :class:`MaskDataModule`.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
 
     Source:
         Saab, Hooper, Chen, Zhang, Rubin, Ré, "Reducing reliance on spurious features in medical image
@@ -102,10 +106,37 @@ class SaabSynthetic(MaskDataModule):
         self.means = (abnormal_mean, spurious_mean)
         self.noise = noise
         self.numbers: dict[Part, int] = {"train": train_images, "val": val_images, "test": test_images}
-        self.prevalences: dict[Part, float] = {"train": prevalence, "val": prevalence, "test": test_prevalence}
+        self.prevalences: dict[Part, float] = {
+            "train": prevalence,
+            "val": prevalence,
+            "test": test_prevalence,
+        }
         trained, tested = (0.0, correlation), (0.5, 0.5)
-        self.spurious_rates: dict[Part, tuple[float, float]] = {"train": trained, "val": trained, "test": tested}
+        self.spurious_rates: dict[Part, tuple[float, float]] = {
+            "train": trained,
+            "val": trained,
+            "test": tested,
+        }
         self.seed = seed
+        rates = {"prevalence": prevalence, "test_prevalence": test_prevalence, "correlation": correlation}
+        self._check(rates)
+
+    def _check(self, rates: Mapping[str, float]) -> None:
+        if min(self.sides) < 1 or sum(self.sides) > self.size:
+            raise ValueError(
+                f"blocks of sides {self.sides} do not fit beside each other into {self.size} pixels; "
+                "abnormal_side + spurious_side must not exceed size"
+            )
+        for part, number in self.numbers.items():
+            if number < 1:
+                raise ValueError(f"{part}_images must be at least 1, got {number}")
+        for name, rate in rates.items():
+            if not 0 <= rate <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {rate}")
+        if self.noise < 0:
+            raise ValueError(f"noise must not be negative, got {self.noise}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
 
     @property
     def class_names(self) -> list[str]:
@@ -131,10 +162,17 @@ class SaabSynthetic(MaskDataModule):
     def read(self, case: Case) -> Arrays:
         """Draw one case."""
         index = int(case.id.rpartition("-")[2])
-        rng = Generator(PCG64(SeedSequence((self.seed, PARTS.index(case.part), index))))
+        # 1 + index: a trailing zero would give image 0 the stream that drew the labels
+        rng = Generator(PCG64(SeedSequence((self.seed, PARTS.index(case.part), 1 + index))))
         # an absent block is not placed at all: making room for it would push the other one to the border
         shown = (case.label, case.flags["any"])
-        abnormal, spurious = place_blocks(rng, self.size, [side * on for side, on in zip(self.sides, shown, strict=True)])
+        abnormal, spurious = place_blocks(
+            rng, self.size, [side * on for side, on in zip(self.sides, shown, strict=True)]
+        )
         mean = self.means[0] * abnormal + self.means[1] * spurious
         image = mean + self.noise * rng.standard_normal(mean.shape)
-        return Arrays(image[None].astype(np.float32), abnormal.astype(np.int64), None, spurious.astype(np.uint8))
+        return Arrays(
+            image=image[None].astype(np.float32),
+            mask=abnormal.astype(np.int64),
+            artefact=spurious.astype(np.uint8),
+        )

@@ -1,4 +1,4 @@
-"""Cartoon dermoscopy whose artefacts follow the diagnosis: exact masks of lesion, artefact and hair at no cost."""
+"""Cartoon dermoscopy whose artefacts follow the diagnosis, with exact masks of lesion, artefact and hair."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SMALLEST = 32
 class DermoscopyGenerator:
     """Paints pictures of one lesion each; the same key always gives the same picture.
 
-    Skin, lesion, hair, artefact and camera noise draw from streams of their own. So two pictures with one key are
-    twins: with and without the artefact they differ at the pixels of the artefact and nowhere else, and a benign
-    lesion sits on the skin on which its malignant twin sits.
+    Skin, lesion, hair, artefact and camera noise draw from streams of their own. So two pictures with one key
+    are twins: with and without the artefact they differ at the pixels of the artefact and nowhere else, and a
+    benign lesion sits on the skin on which its malignant twin sits.
 
-    Everything is computed in float64 and rounded to 256 levels at the end, so that the last bits of ``exp`` and
-    ``cos``, which differ between platforms, do not reach the pixels.
+    Everything is computed in float64 and rounded to 256 levels at the end, so that the last bits of ``exp``
+    and ``cos``, which differ between platforms, do not reach the pixels.
 
     Args:
         size: image side in pixels, at least 32. All shapes scale with it.
@@ -45,7 +45,9 @@ class DermoscopyGenerator:
 
     def __post_init__(self) -> None:
         if self.size < SMALLEST:
-            raise ValueError(f"size must be at least {SMALLEST} pixels to show hair and ticks, got {self.size}")
+            raise ValueError(
+                f"size must be at least {SMALLEST} pixels to show hair and ticks, got {self.size}"
+            )
 
     def render(
         self, key: Sequence[int], label: int, artefact: Artefact | None = None, hair: bool = False
@@ -59,8 +61,8 @@ class DermoscopyGenerator:
             hair: whether hair runs over the picture.
 
         Returns:
-            image ``[3, size, size]`` with values k/255, fine mask and artefact types ``[size, size]``. Where an
-            artefact lies on hair, the artefact counts.
+            image ``[3, size, size]`` with values k/255, fine mask and artefact types ``[size, size]``. Where
+            an artefact lies on hair, the artefact counts.
 
         Example:
             >>> arrays = DermoscopyGenerator().render((0, 1), label=2, artefact=Artefact.INK)
@@ -91,18 +93,19 @@ class DermoscopyGenerator:
 
 
 class SyntheticDermoscopy(MaskDataModule):
-    """Benign and malignant lesions, with artefacts beside them that tell the class in training but not in test.
+    """Benign and malignant lesions, with artefacts that tell the class in training but not in test.
 
-    Malignancy shows in the lesion (ragged outline, dark globules, bluish veil), an artefact is the easier cue, and
-    every ruler, ink stroke and colour patch lies within size/8 pixels of the lesion: inside its coarse mask after a
-    disk dilation of that half-width, which is the default coarsening at the default size.
+    Malignancy shows in the lesion (ragged outline, blue-grey globules) but an artefact is the easier cue, and
+    every ruler, ink stroke and colour patch lies within size/8 pixels of the lesion: inside its coarse mask
+    after a disk dilation of that half-width, which is the default coarsening at the default size.
 
-    The correlation ρ of artefact and malignancy sets ``P(artefact | malignant) = (1 + ρ)/2`` and
-    ``P(artefact | benign) = (1 − ρ)/2``; with balanced classes ρ is their correlation coefficient. Validation follows
-    training, so model selection learns nothing of the shift. Hair is independent of the class. All these are shares,
-    not draws: numbers of images are rounded expectations.
+    The correlation ρ of artefact and malignancy sets ``P(artefact | malignant) = (1 + ρ)/2`` and ``P(artefact
+    | benign) = (1 − ρ)/2``; with balanced classes ρ is their correlation coefficient. Validation follows
+    training, so model selection learns nothing of the shift. Hair is independent of the class. All these are
+    shares, not draws: numbers of images are rounded expectations.
 
-    Flags of a case: each artefact by name, ``hair``, and ``any`` (any artefact beside the lesion; hair does not count).
+    Flags of a case: each artefact by name, ``hair``, and ``any`` (any artefact beside the lesion; hair does
+    not count).
 
     Args:
         size: image side in pixels.
@@ -112,8 +115,8 @@ class SyntheticDermoscopy(MaskDataModule):
         train_correlation: ρ in training and validation, -1 to 1.
         test_correlation: ρ in test; negative = reversed.
         prevalence: share of malignant lesions, between 0 and 1.
-        artefacts: types beside the lesion, equally frequent, one per image. Dark corners are left out by default:
-            most of their pixels lie beyond the coarse mask.
+        artefacts: types beside the lesion, equally frequent, one per image. Dark corners are left out by
+            default: most of their pixels lie beyond the coarse mask.
         hair_rate: share of images with hair.
         seed: seed of the whole data set.
         kwargs: see :class:`MaskDataModule`.
@@ -159,12 +162,16 @@ class SyntheticDermoscopy(MaskDataModule):
                 raise ValueError(f"{part}_images must be at least 1, got {number}")
         for part in ("train", "test"):
             if not -1 <= self.correlations[part] <= 1:
-                raise ValueError(f"{part}_correlation must lie between -1 and 1, got {self.correlations[part]}")
+                raise ValueError(
+                    f"{part}_correlation must lie between -1 and 1, got {self.correlations[part]}"
+                )
         for name in ("prevalence", "hair_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if not self.artefacts or not set(self.artefacts) <= set(get_args(ArtefactName)):
-            raise ValueError(f"artefacts must name one or more of {get_args(ArtefactName)}, got {self.artefacts}")
+            raise ValueError(
+                f"artefacts must name one or more of {get_args(ArtefactName)}, got {self.artefacts}"
+            )
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
@@ -179,7 +186,7 @@ class SyntheticDermoscopy(MaskDataModule):
 
     def _part_cases(self, part: Part) -> list[Case]:
         number = self.numbers[part]
-        # the pictures' keys are (seed, part, index): one entry longer than this one, hence other streams
+        # pictures draw from children of (seed, part, index), so this stream is none of theirs
         rng = Generator(PCG64(SeedSequence((self.seed, PARTS.index(part)))))
         labels = np.where(quota(rng, number, self.prevalence), MALIGNANT, BENIGN)
         kinds: list[str | None] = [None] * number

@@ -38,10 +38,10 @@ def validate_cases(
     Example:
         >>> case = Case("scan", label=2, part="train")
         >>> pixels = Arrays(np.zeros((1, 2, 2), np.float32), mask=np.zeros((2, 2), np.int64))
-        >>> validate_cases([case], lambda case: pixels, num_classes=2, progress=False)
+        >>> validate_cases([case], lambda case: pixels, num_classes=2)  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
         ...
-        erode.datamodules.errors.DataError: scan: label 2, but the classes are 0..1: correct the label or name the class
+        DataError: scan: label 2, but the classes are 0..1: correct the label or name the class
     """
     problems = [*_duplicates(cases), *_straddling_groups(cases)]
     shape: tuple[int, ...] | None = None
@@ -90,7 +90,7 @@ def _straddling_groups(cases: Sequence[Case]) -> Iterator[str]:
         first = seen.setdefault(case.group, case) if case.group else case
         if first.part != case.part:
             yield (
-                f"{case.id} is in {case.part}, but {first.id} of the same group {case.group!r} in {first.part}: "
+                f"{case.id} is in {case.part}, {first.id} of its group {case.group!r} in {first.part}: "
                 "move one, so that no group is in two parts"
             )
 
@@ -127,6 +127,14 @@ def _array_problems(case: Case, arrays: Arrays, num_classes: int, single_class: 
             )
         elif kind != "artefact":
             yield from _class_problems(case, kind, np.unique(mask), num_classes, single_class)
+    fine, coarse = arrays.mask, arrays.coarse
+    if fine is not None and coarse is not None and fine.shape == coarse.shape:
+        outside = int(((fine != 0) & (coarse == 0)).sum())
+        if outside:
+            yield (
+                f"{_file(case, 'coarse')} leaves out {outside} pixels of {_file(case, 'mask')}: "
+                "a coarse mask contains the fine one, so enlarge it or correct the fine mask"
+            )
 
 
 def _class_problems(
@@ -141,7 +149,8 @@ def _class_problems(
         )
     elif single_class and len(classes) > 1:
         yield (
-            f"{_file(case, kind)} holds the classes {classes} in one image: keep one, or set single_class: false"
+            f"{_file(case, kind)} holds the classes {classes} in one image: "
+            "keep one, or set single_class: false"
         )
     elif single_class and classes and classes != [case.label]:
         yield (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..batch import UNKNOWN_ARTEFACT
 from ..metrics import (
     ForegroundOutcome,
     GlobalSpuriousInformation,
@@ -59,21 +59,23 @@ class Evaluation(nn.Module):
         positive = (batch["label"] == self.positive_class).long()
         self.auroc.update(score, positive, counted=counted)
         self.robust_auroc.update(score, positive, batch["flag"], counted=counted)
-        artefact = (artefact > 0).to(artefact) + (artefact == UNKNOWN_ARTEFACT).to(artefact) * (UNKNOWN_ARTEFACT - 1)
         self.leakage.update(prediction, mask, artefact, counted=counted)
         self.spurious.update(prediction, mask, artefact, counted=counted)
 
     def compute(self) -> dict[str, Tensor]:
         """Every value under the name it is logged by; NaN where the data does not define it."""
         dice, outcome, leakage = self.dice.compute(), self.outcome.compute(), self.leakage.compute()
+        robust = self.robust_auroc.compute()
         values = {"dice_lesion": dice["lesion"], "dice_class": dice["class_mean"]}
         values |= {f"dice_{name}": dice[f"class_{k}"] for k, name in enumerate(self.class_names) if k > 0}
         values |= {f"foreground_{name}": value for name, value in outcome.items()}
-        values |= {"auroc": self.auroc.compute(), "auroc_robust": self.robust_auroc.compute()}
-        values |= {"leakage": leakage["leak"], "leakage_gap": leakage["gap"]}
-        values["s_global"] = self.spurious.compute()
-        if self.spurious.interval is not None:
-            values["s_global_low"], values["s_global_high"] = self.spurious.interval
+        values |= {"auroc": self.auroc.compute(), "auroc_robust": robust["robust"], "auroc_worst": robust["worst_group"]}
+        values |= {"leakage": leakage["leak_any"], "leakage_gap": leakage["gap_any"]}
+        spurious = self.spurious.result()
+        values["s_global"] = spurious.value
+        if spurious.interval is not None:
+            low, high = spurious.interval
+            values |= {"s_global_low": torch.tensor(low), "s_global_high": torch.tensor(high)}
         return values
 
     def reset(self) -> None:

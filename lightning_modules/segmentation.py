@@ -145,7 +145,7 @@ class SegmentationModule(LightningModule):
 
     def _log_all(self, prefix: str, evaluation: Evaluation) -> None:
         for name, value in evaluation.compute().items():
-            self.log(f"{prefix}/{name}", value)
+            self.log(f"{prefix}/{name}", value.float(), sync_dist=True)
         evaluation.reset()
 
     def _check_once(self, batch: dict[str, Any]) -> None:
@@ -166,4 +166,5 @@ def default_network(num_classes: int, spatial_dims: int = 2, in_channels: int = 
         out_channels=num_classes,
         channels=(8, 16, 32, 64),
         strides=(2, 2, 2),
+        num_res_units=1,
     )

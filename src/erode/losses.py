@@ -90,6 +90,9 @@ class RoleLoss(nn.Module):
         targets, known = soft_targets(batch, logits.shape[1])
         pixel_loss = F.cross_entropy(logits, targets, weight=self.class_weights, reduction="none")
         loss = self.cross_entropy * _mean(pixel_loss, known)
+        if self.class_weights is not None:  # a weighted mean, as torch takes it over hard labels
+            weight = torch.einsum("bk...,k->b...", targets, self.class_weights)
+            loss = loss / _mean(weight, known).clamp(min=torch.finfo(weight.dtype).tiny)
         if self.dice:
             seen = known.unsqueeze(1)
             loss = loss + self.dice * self._dice(logits.softmax(1) * seen, targets * seen)

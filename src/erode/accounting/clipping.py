@@ -117,7 +117,8 @@ def gradient_clipping_sigma(
     decay = learning_rate * weight_decay
     if decay > 1:
         raise ValueError(
-            f"learning_rate * weight_decay must be <= 1, got {decay}: the decay overshoots the anchor; lower one of them"
+            f"learning_rate * weight_decay must be <= 1, got {decay}: a step would overshoot the anchor; "
+            "lower one of them"
         )
     kept = math.exp(steps * math.log1p(-decay)) if decay < 1 else 0.0
     hidden = distance * kept + shift * _geometric_sum(decay, steps)

@@ -85,8 +85,8 @@ def contraction_steps(epsilon: float, delta: float, radius: float, sigma: float)
         if reached <= delta:
             return step
     raise ValueError(
-        f"more than {_MAX_STEPS} steps are needed at 2 radius / sigma = {2 * radius / sigma:.3g}; raise sigma "
-        f"or lower radius (one step is enough at {gdp_mu(epsilon, delta):.3g})"
+        f"more than {_MAX_STEPS} steps are needed at 2 radius / sigma = {2 * radius / sigma:.3g}; raise "
+        f"sigma or lower radius (one step is enough at {gdp_mu(epsilon, delta):.3g})"
     )
 
 

@@ -9,7 +9,7 @@ which is positive. No exponential of ε is ever formed, so ε may be 1e-6 or 1e4
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ def _check_mu(mu: float) -> None:
         raise ValueError(f"mu must be a number >= 0, got {mu}")
 
 
-def _root(function: Any, lower: float, upper: float) -> float:
+def _root(function: Callable[[float], float], lower: float, upper: float) -> float:
     """Root to full relative precision, even of a root close to 0."""
     return float(brentq(function, lower, upper, xtol=1e-300, rtol=_RTOL, maxiter=5000))
 

@@ -33,7 +33,7 @@ class NoisyIteration:
     after it.
 
     The minorant is built by pooling adjacent violators, so a step costs O(1) amortised, and only the pieces
-    are kept: a fixed number for constant steps, at most one per step.
+    are kept: a handful for constant steps with c ≤ 1, at most one per step.
 
     Args:
         blocks: pieces ``(rise of D, rise of V, contraction since the piece before)`` in the units of their
@@ -77,8 +77,8 @@ class NoisyIteration:
             gap *= earlier_gap
         if not math.isfinite(rise + variance + gap):
             raise OverflowError(
-                f"after {contraction=} the accumulated variance exceeds floats; expanding steps hide nothing more: "
-                "start a new account, or bound the step by clipping"
+                f"the accumulated variance exceeds floats at {contraction=}: too many steps expand the "
+                "distance; bound them by clipping"
             )
         self.blocks.append((rise, variance, gap))
 
@@ -101,13 +101,13 @@ class NoisyIteration:
             if rise * next_variance >= next_rise * variance * gap:
                 rise, variance = rise * gap + next_rise, variance * gap * gap + next_variance
             else:
-                total += _cost(rise, variance)
+                total = math.hypot(total, _piece_mu(rise, variance))
                 rise, variance = next_rise, next_variance
-        return math.sqrt(total + _cost(rise, variance))
+        return math.hypot(total, _piece_mu(rise, variance))
 
 
-def _cost(rise: float, variance: float) -> float:
-    """``rise²/variance``: the squared μ of one piece."""
+def _piece_mu(rise: float, variance: float) -> float:
+    """What one piece adds to μ, in quadrature."""
     if rise == 0:
         return 0.0
-    return (rise / math.sqrt(variance)) ** 2 if variance else math.inf
+    return rise / math.sqrt(variance) if variance else math.inf

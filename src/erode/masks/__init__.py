@@ -1,7 +1,7 @@
 """Coarse masks, rings, the forget/retain split and the retain view (theory §1, §2)."""
 
 from .boxes import BoundingBox
-from .coarsen import Coarsening, check_spacing, image_class
+from .coarsen import Coarsening, image_class
 from .dilation import DiskDilation, SpecificityWindow, SquareDilation, dilations
 from .position import PositionPrior
 from .retain_view import Labels, View, serve
@@ -18,7 +18,6 @@ __all__ = [
     "SpecificityWindow",
     "SquareDilation",
     "View",
-    "check_spacing",
     "dilations",
     "image_class",
     "ring",

@@ -21,8 +21,8 @@ class BoundingBox(Coarsening):
 
     Components touch across corners too. Boxes end at the image edge.
 
-    Position is the normalised elliptical radius: 0 at the centre of the box, 1 on the ellipse inscribed in it,
-    nearly √2 at the corners of a 2-D box (√3 in 3-D). It knows the coarse region alone: with ``per_component``,
+    Position is the normalised elliptical radius: 0 at the centre of the box, 1 on the inscribed ellipse, at
+    most √2 in the corners of a 2-D box (√3 in 3-D). It knows the coarse region alone: with ``per_component``,
     boxes that touch or overlap are one component of it, and count as their common box.
 
     Args:

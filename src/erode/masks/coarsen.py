@@ -41,7 +41,7 @@ class Coarsening(ABC):
 
         Args:
             mask: fine class mask ``[*spatial]``.
-            spacing: pixel size along each axis. Lengths in physical units use it; those counted in pixels do not.
+            spacing: pixel size along each axis; coarsenings that count in pixels leave it unused.
 
         Returns:
             The coarse mask, of the shape and dtype of ``mask``.
@@ -53,7 +53,7 @@ class Coarsening(ABC):
         if label == 0:
             return mask.copy()
         region = self.region(mask != 0, check_spacing(spacing, mask.ndim))
-        return np.where(region, mask.dtype.type(label), mask.dtype.type(0))
+        return np.where(region, mask.max(), np.zeros((), mask.dtype))
 
     @abstractmethod
     def region(self, foreground: Region, spacing: Spacing = None) -> Region:
@@ -74,12 +74,15 @@ class Coarsening(ABC):
     @property
     @abstractmethod
     def position_edges(self) -> NDArray[np.float32]:
-        """Increasing bin edges ``[bins + 1]`` for t. Bins hold their right edge; the last one is open-ended."""
+        """Increasing bin edges ``[bins + 1]`` of t. A bin holds its right edge; the last is open-ended."""
 
     def describe(self) -> dict[str, Any]:
         """Name and settings as plain data, for digests and reports."""
-        settings = dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
-        return {"name": type(self).__name__, **settings}
+        if not dataclasses.is_dataclass(self):
+            raise TypeError(
+                f"make {type(self).__name__} a frozen dataclass, so that its settings can be told"
+            )
+        return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
 
 def image_class(mask: Mask) -> int:
@@ -103,9 +106,7 @@ def image_class(mask: Mask) -> int:
             f"a mask holds integer classes, got dtype {mask.dtype}; take the argmax or a threshold first"
         )
     label = mask.max()
-    if label == 0 and mask.min() == 0:
-        return 0
-    if not np.isin(mask, (0, label)).all() or label < 0:
+    if label < 0 or not ((mask == 0) | (mask == label)).all():
         classes = np.unique(mask[mask != 0]).tolist()
         raise ValueError(
             f"a mask holds one class besides background, this one holds {classes}; "

@@ -1,14 +1,16 @@
 """Coarsenings that dilate: by a disk, by a square, by a specificity window (theory §1).
 
 Position in a dilated region is *depth*: the distance to the nearest pixel of the image outside the region.
-A pixel of the fine mask has its whole structuring element inside the coarse region, so it lies deeper than the
-half-width; every pixel at depth ≤ half-width is ring. The image edge is no border: a lesion cut by it goes on
-beyond it, and the bound above needs only pixels that exist. A region that fills the image has infinite depth.
+A pixel of the fine mask has its whole structuring element inside the coarse region, so it lies deeper than
+the half-width: every pixel at depth ≤ half-width is ring. The image edge is no border: a lesion that it cuts
+goes on beyond it, and the bound above needs only pixels that exist. A region that fills the image is of
+infinite depth.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +56,8 @@ class DiskDilation(Coarsening):
 
     def region(self, foreground: Region, spacing: Spacing = None) -> Region:
         """Pixels within ``half_width`` of the foreground."""
-        return dilations(foreground, [self.half_width], spacing)[0]
+        within: Region = dilations(foreground, [self.half_width], spacing)[0]
+        return within
 
     def position(self, region: Region, spacing: Spacing = None) -> NDArray[np.float32]:
         """Euclidean depth, in pixels or in the unit of the spacing."""
@@ -69,12 +72,12 @@ class DiskDilation(Coarsening):
         return (np.arange(DEPTH_BINS + 1) * width).astype(np.float32)
 
 
-@dataclass(frozen=True)
 class _BoxDilation(Coarsening):
     """Dilation by a box of pixels, whose half-width may depend on the side of the image."""
 
+    @abstractmethod
     def _half_widths(self, shape: tuple[int, ...]) -> list[int]:
-        raise NotImplementedError
+        """Half-width of the box along each axis of an image of this shape, in pixels."""
 
     def region(self, foreground: Region, spacing: Spacing = None) -> Region:
         """Pixels whose window meets the foreground; counted in pixels, whatever the spacing."""
@@ -126,8 +129,8 @@ class SquareDilation(_BoxDilation):
 class SpecificityWindow(_BoxDilation):
     """Spatial specificity of Saab et al.: 1 where a foreground pixel is nearer than ⌊n/r⌋ along each axis.
 
-    r = 1 makes the whole image positive, r = n is the exact mask. On an image that is not square, n is the side
-    along each axis in turn, so r = 1 stays the image label and every axis loses the same share of its detail.
+    r = 1 makes the whole image positive, r = n is the exact mask. On an image that is not square, n is the
+    side along each axis in turn: r = 1 stays the image label, and each axis loses the same share of detail.
 
     Args:
         specificity: r ≥ 1; *larger is finer*.
@@ -155,7 +158,7 @@ class SpecificityWindow(_BoxDilation):
     def _half_widths(self, shape: tuple[int, ...]) -> list[int]:
         if self.specificity > min(shape):
             raise ValueError(
-                f"specificity {self.specificity} exceeds the shortest side of an image of shape {list(shape)}; "
+                f"specificity {self.specificity} exceeds the shortest side of an image {list(shape)}; "
                 f"use at most {min(shape)}, or larger images"
             )
         return [side // self.specificity - 1 for side in shape]
@@ -186,7 +189,7 @@ def dilations(mask: Mask, half_widths: Sequence[float], spacing: Spacing = None)
 
 
 def _inside(depth: NDArray[np.generic], region: Region) -> NDArray[np.float32]:
-    """Depth inside the region, infinite where it has no border (scipy measures nonsense there), NaN outside."""
+    """Depth in the region, infinite if it has no border (scipy makes numbers up there), NaN outside."""
     if region.all():
         return np.full(region.shape, np.inf, dtype=np.float32)
     return np.where(region, depth, np.nan).astype(np.float32)

@@ -27,11 +27,11 @@ class PositionPrior:
     """Table q(t) = P(fine = foreground | position t in the coarse region), from finely annotated images.
 
     Each bin b with n_b pixels, f_b of them lesion, shrinks towards its neighbourhood:
-    ``q_b = (f_b + 8 m_b) / (n_b + 8)``, with ``m_b = Σ_c 2^-|b-c| f_c / Σ_c 2^-|b-c| n_c``. Bins with hundreds of
-    pixels keep their own rate, bins without any take that of the nearest ones.
+    ``q_b = (f_b + 8 m_b) / (n_b + 8)``, with ``m_b = Σ_c 2^-|b-c| f_c / Σ_c 2^-|b-c| n_c``. Bins with
+    hundreds of pixels keep their own rate, bins without any take that of the nearest ones.
 
-    The table is a function of the retain set: the fine masks of F and, where coarse masks were drawn by hand rather
-    than derived, which pixels of F they enclose. Counts are whole numbers, so it does not depend on any order.
+    The table is a function of the retain set: the fine masks of F and, where coarse masks were drawn by hand
+    rather than derived, which pixels of F they enclose. Counts are whole numbers, so no order matters.
 
     Args:
         coarsening: whose positions the table is for.
@@ -59,9 +59,11 @@ class PositionPrior:
         bins = self.coarsening.position_edges.size - 1
         if len(self.foreground) != bins or len(self.total) != bins:
             raise ValueError(f"a position prior for {self.coarsening} has {bins} bins, got {len(self.total)}")
-        if any(not 0 <= f <= n for f, n in zip(self.foreground, self.total, strict=True)) or not any(
-            self.total
-        ):
+        if not all(0 <= f <= n for f, n in zip(self.foreground, self.total, strict=True)):
+            raise ValueError(
+                "a bin of this position prior counts more lesion pixels than pixels; fit it again"
+            )
+        if not any(self.total):
             raise ValueError(
                 "a position prior needs finely annotated images with a lesion, and none was counted; "
                 "raise fine_fraction, or train the retain view without the position prior"
@@ -79,36 +81,35 @@ class PositionPrior:
         Args:
             pairs: fine and coarse mask ``[*spatial]`` of each image of F, and of no other image.
             coarsening: how the coarse masks of C were made.
-            spacings: pixel size of each image; None = lengths are in pixels.
+            spacings: pixel size of each image, one per pair; None = lengths are in pixels.
 
         Raises:
             ValueError: if a coarse mask does not contain its fine mask, or no image has a lesion.
         """
         bins = coarsening.position_edges.size - 1
         foreground, total = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
-        sizes = None if spacings is None else iter(spacings)
-        for fine, coarse in pairs:
-            lesion = ~ring(fine, coarse)
+        sized = (
+            zip(pairs, spacings, strict=True) if spacings is not None else ((pair, None) for pair in pairs)
+        )
+        for (fine, coarse), spacing in sized:
             inside = coarse != 0
-            found = _bins(coarsening, inside, None if sizes is None else next(sizes))
+            lesion = ~ring(fine, coarse)[inside]
+            found = _bins(coarsening, inside, spacing)
             total += np.bincount(found, minlength=bins)
-            foreground += np.bincount(found[lesion[inside]], minlength=bins)
+            foreground += np.bincount(found[lesion], minlength=bins)
         return cls(coarsening, tuple(foreground.tolist()), tuple(total.tolist()))
 
     @cached_property
     def table(self) -> NDArray[np.float32]:
         """Probabilities q ``[bins]``."""
-        foreground, total = (
-            np.array(self.foreground, dtype=np.float64),
-            np.array(self.total, dtype=np.float64),
-        )
+        foreground, total = np.array([self.foreground, self.total], dtype=np.float64)
         index = np.arange(total.size)
         weight = NEIGHBOUR_WEIGHT ** np.abs(index[:, None] - index)
         neighbourhood = (weight @ foreground) / (weight @ total)
         return np.asarray((foreground + SMOOTHING * neighbourhood) / (total + SMOOTHING), dtype=np.float32)
 
     def __call__(self, coarse: Mask, spacing: Spacing = None) -> NDArray[np.float32]:
-        """Probability that a pixel is lesion, as float32 ``[*spatial]``; ``NO_PRIOR`` outside the coarse region.
+        """Probability of lesion as float32 ``[*spatial]``, ``NO_PRIOR`` outside the coarse region.
 
         Args:
             coarse: coarse class mask ``[*spatial]``.
@@ -136,8 +137,8 @@ class PositionPrior:
         """
         if state["coarsening"] != coarsening.describe():
             raise ValueError(
-                f"this position prior was fitted for {state['coarsening']}, the data use {coarsening.describe()}; "
-                "fit it again, or use the coarsening it was fitted for"
+                f"this position prior was fitted for {state['coarsening']}, "
+                f"the data use {coarsening.describe()}; fit it again, or use the coarsening it was fitted for"
             )
         return cls(coarsening, tuple(state["foreground"]), tuple(state["total"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,16 @@ class View(StrEnum):
     """Which labels a model may see. F are the images with fine masks, C those with coarse masks only."""
 
     COARSE = "coarse"
-    """The original training: coarse masks everywhere. FORGET marks the atoms that unlearning takes back: every
-    coarse-foreground pixel of C, and the ring of F, whose fine label is background. All others are RETAIN."""
+    """The original training: coarse masks everywhere. FORGET marks the atoms that unlearning takes back:
+    every coarse-foreground pixel of C, and the ring of F, which its fine mask calls background. The rest is
+    RETAIN."""
     FINE = "fine"
     """The ideal: fine masks everywhere, all RETAIN."""
     FINE_SUBSET = "fine_subset"
     """Fine masks of F, all RETAIN; C is not served."""
     RETAIN = "retain"
-    """All that D_r holds: fine masks of F; of C the background outside the coarse region, and inside it, where
-    pixels are UNLABELLED, the class of the image and the position prior."""
+    """All that D_r holds: fine masks of F; of C the background outside the coarse region and, inside it,
+    where pixels are UNLABELLED, the class of the image and the position prior."""
 
     def serves(self, is_fine: bool) -> bool:
         """Whether images of F (``is_fine``) or of C occur in this view."""
@@ -53,8 +54,8 @@ def serve(
 ) -> Labels:
     """Labels of one image under a view.
 
-    Under ``View.RETAIN`` the result for an image of C is a function of D_r alone: of which pixels lie outside the
-    coarse region, of the class of the image, and of the prior. ``fine`` is not looked at.
+    Under ``View.RETAIN`` the result for an image of C is a function of D_r alone: of which pixels lie outside
+    the coarse region, of the class of the image, and of the prior. ``fine`` is not looked at.
 
     Args:
         view: which labels are served.
@@ -66,8 +67,8 @@ def serve(
         spacing: pixel size along each axis, for the prior.
 
     Raises:
-        ValueError: if a mask holds another class than the label, the coarse mask does not contain the fine one, the
-            view needs a fine mask that is missing, or the view does not serve images of C and this is one.
+        ValueError: if a mask holds another class than the label, the coarse mask does not contain the fine
+            one, the view needs a fine mask that is missing, or it does not serve images of C and this is one.
 
     Source:
         theory §1 (atoms) and §2, terms 1 and 3.
@@ -88,14 +89,16 @@ def serve(
     no_prior = np.full(coarse.shape, NO_PRIOR, dtype=np.float32)
     if view is View.RETAIN and not is_fine:
         role[inside] = Role.UNLABELLED
-        served = np.zeros_like(coarse)
-        return _labels(served, coarse, role, no_prior if prior is None else prior(coarse, spacing))
+        return _labels(
+            np.zeros_like(coarse), coarse, role, no_prior if prior is None else prior(coarse, spacing)
+        )
     if view is View.COARSE and not is_fine:
         role[inside] = Role.FORGET
         return _labels(coarse, coarse, role, no_prior)
     if fine is None:
         raise ValueError(
-            f"the view '{view}' needs a fine mask of this image, and there is none; use 'coarse' or 'retain'"
+            f"the view '{view}' needs the fine mask of this image, and there is none; add it, or count the "
+            "image among those with coarse masks only and use the view 'coarse' or 'retain'"
         )
     _check_class("fine", fine, label)
     corrected = ring(fine, coarse)
@@ -109,7 +112,7 @@ def _labels(mask: Mask, coarse: Mask, role: NDArray[np.uint8], prior: NDArray[np
     return Labels(_classes(mask), _classes(coarse), role, prior)
 
 
-def _classes(mask: Mask) -> NDArray[Any]:
+def _classes(mask: Mask) -> NDArray[np.int64]:
     return np.array(mask, dtype=np.int64)  # a copy: no two entries of a batch share memory
 
 

@@ -30,8 +30,8 @@ def ring(fine: Mask, coarse: Mask) -> Region:
     stray = int(np.count_nonzero(lesion & ~inside))
     if stray:
         raise ValueError(
-            f"{stray} foreground pixels of the fine mask are background in the coarse one; a coarse mask must contain "
-            "the fine one: check that both belong to this image, or take their union as coarse mask"
+            f"{stray} foreground pixels of the fine mask are background in the coarse one, which must "
+            "contain it; check that both belong to this image, or take their union as coarse mask"
         )
     return np.asarray(inside & ~lesion, dtype=np.bool_)
 
@@ -39,7 +39,7 @@ def ring(fine: Mask, coarse: Mask) -> Region:
 def tightness(fine: Mask, coarse: Mask) -> float:
     """Share γ = |Y| / |Ỹ| of the coarse region that is lesion; NaN where the coarse mask is empty.
 
-    Refining a coarse mask lowers what the artefact tells about the label only from γ ≈ .63 upwards (theory §7.4).
+    Refining lowers the information between artefact and label only from γ ≈ .63 upwards (theory §7.4).
 
     Raises:
         ValueError: as `ring`.
@@ -49,4 +49,5 @@ def tightness(fine: Mask, coarse: Mask) -> float:
         0.5
     """
     total = int(np.count_nonzero(coarse))
-    return 1 - np.count_nonzero(ring(fine, coarse)) / total if total else float("nan")
+    spare = int(np.count_nonzero(ring(fine, coarse)))
+    return (total - spare) / total if total else float("nan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class ForgetSplit:
-    """Images with fine masks (F, retained) and images with coarse masks only (C, whose foreground is forgotten).
+    """Images with fine masks (F, retained), and with coarse masks only (C, whose foreground is forgotten).
 
     Make one with `draw` or `given`.
 
@@ -34,7 +35,8 @@ class ForgetSplit:
 
     Example:
         >>> ids = [f"case-{i}" for i in range(20)]
-        >>> split = ForgetSplit.draw(ids, strata=[i % 2 for i in range(20)], fine_fraction=0.1, seed=0, coarsening={})
+        >>> classes = [i % 2 for i in range(20)]
+        >>> split = ForgetSplit.draw(ids, strata=classes, fine_fraction=0.1, seed=0, coarsening={})
         >>> len(split.fine), split.forget_fraction
         (2, 0.9)
     """
@@ -74,14 +76,14 @@ class ForgetSplit:
     ) -> ForgetSplit:
         """Draw F at random, the same share from every stratum.
 
-        ``|F| = round(fine_fraction · n)``, but at least 1; strata share it by largest remainder. The draw depends on
-        the seed, the ids and which of them share a stratum, not on the order in which they come.
+        ``|F| = round(fine_fraction · n)``, but at least 1; strata share it by largest remainder. The draw
+        depends on the seed, the ids and which of them share a stratum, not on the order in which they come.
 
         Args:
             ids: ``[n]`` unique names.
             strata: ``[n]`` stratum of each image, such as its (class, artefact flag).
             fine_fraction: share of F, between 0 and 1, both excluded.
-            seed: seed of a PCG64 generator.
+            seed: seed of a PCG64 generator. NumPy may change its streams one day: keep the saved split.
             coarsening: as for the class.
 
         Raises:
@@ -96,13 +98,12 @@ class ForgetSplit:
         members: dict[Hashable, list[str]] = {}
         for name, stratum in sorted(zip(ids, strata, strict=True), key=lambda pair: pair[0]):
             members.setdefault(stratum, []).append(name)
-        groups = list(
-            members.values()
-        )  # in the order of their first ids, which no order of the strata could give
+        groups = list(members.values())  # in the order of their first ids: strata need not be sortable
         total = max(1, round(fine_fraction * len(ids)))
         if total >= len(ids):
             raise ValueError(
-                f"fine_fraction = {fine_fraction} of {len(ids)} images leaves nothing to forget; lower it, or add images"
+                f"fine_fraction = {fine_fraction} of {len(ids)} images leaves nothing to forget; "
+                "lower it, or add images"
             )
         generator = np.random.Generator(np.random.PCG64(seed))
         fine: list[str] = []
@@ -158,7 +159,7 @@ class ForgetSplit:
             raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}; draw the split again")
         if digest_of({"schema": schema, **content}) != digest:
             raise ValueError(
-                f"{path} was edited after it was saved: its digest does not fit; restore it, or make a new split"
+                f"{path} was edited after it was saved (its digest differs); restore it, or draw a new split"
             )
         return cls(**{**content, "fine": tuple(content["fine"]), "coarse": tuple(content["coarse"])})
 
@@ -192,5 +193,5 @@ def _largest_remainder(total: int, sizes: Sequence[int]) -> list[int]:
 
 def _check_unique(ids: Sequence[str]) -> None:
     if len({*ids}) < len(ids):
-        twice = sorted({name for name in ids if list(ids).count(name) > 1})
+        twice = sorted(name for name, count in Counter(ids).items() if count > 1)
         raise ValueError(f"{len(twice)} ids occur more than once, e.g. '{twice[0]}'; ids must be unique")

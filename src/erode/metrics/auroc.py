@@ -124,7 +124,7 @@ class RobustAUROC(Metric):
             counted: bool ``[B]``, False = padding, left out.
 
         Raises:
-            ValueError: for other shapes, labels other than 0 and 1, other flags, or scores that are not numbers.
+            ValueError: for other shapes, labels, flags, or scores that are not numbers.
         """
         scores, labels, flags = keep_counted(counted, scores, labels, flags)
         _check_images(scores, labels)
@@ -152,4 +152,4 @@ def _check_images(scores: Tensor, labels: Tensor) -> None:
     if bool(scores.isnan().any()):
         raise ValueError("scores hold NaN; the model diverged, or its input holds NaN")
     if not bool(((labels == 0) | (labels == 1)).all()):
-        raise ValueError(f"labels must be 0 or 1, got {labels.unique().tolist()}; compare, e.g. label == k")
+        raise ValueError(f"labels must be 0 or 1, got {labels.tolist()}; compare, say label == k")

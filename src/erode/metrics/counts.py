@@ -89,25 +89,25 @@ def keep_counted(counted: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]
 
 
 def artefact_values(artefact: Tensor, num_values: int) -> Tensor:
-    """Bring an artefact map to 0..num_values-1, with one more value for "not annotated".
+    """Number the values of S from 1, with 0 for "not annotated".
 
     Args:
         artefact: ``[B, *spatial]``, bool or type of artefact, 0 = none, ``UNKNOWN_ARTEFACT`` = not annotated.
         num_values: number of values S may take; types from ``num_values - 1`` up are merged into one.
 
     Returns:
-        uint8 ``[B, *spatial]`` with ``num_values`` at the pixels that are not annotated.
+        uint8 ``[B, *spatial]``, 0 = not annotated, 1 = no artefact, up to ``num_values``.
 
     Raises:
         ValueError: if it holds floats or leaves the range 0..255.
 
     Example:
         >>> artefact_values(torch.tensor([[0, 1, 4, 255]]), num_values=2)
-        tensor([[0, 1, 1, 2]], dtype=torch.uint8)
+        tensor([[1, 2, 2, 0]], dtype=torch.uint8)
     """
     check_classes("artefact", artefact, UNKNOWN_ARTEFACT + 1)
-    values = artefact.to(torch.uint8)
-    return values.clamp(max=num_values - 1).masked_fill_(values == UNKNOWN_ARTEFACT, num_values)
+    # UNKNOWN_ARTEFACT is the largest byte: one more is 0. Far faster than a comparison and a masked fill.
+    return artefact.to(torch.uint8, copy=True).add_(1).clamp_(max=num_values)
 
 
 def fuse(*maps: tuple[Tensor, int]) -> Tensor:

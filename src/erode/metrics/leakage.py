@@ -18,14 +18,14 @@ def leakage_rates(background: Tensor) -> dict[str, Tensor]:
        \mathrm{gap}_k = \mathrm{Leak}_k - P(Z=k \mid S=0, Y=0)
 
     Args:
-        background: pixel counts ``[K+1, 2]`` by predicted class and artefact, where the fine mask is background.
+        background: pixel counts ``[K+1, 2]`` by predicted class and artefact where Y = 0.
 
     Returns:
-        0-dim float64 ``leak_class_k`` and ``gap_class_k`` per foreground class, ``leak_any`` and ``gap_any`` for
-        any foreground; NaN where no such pixel was seen.
+        0-dim float64 ``leak_class_k`` and ``gap_class_k`` per foreground class, ``leak_any`` and ``gap_any``
+        for any foreground; NaN where no such pixel was seen.
 
     Example:
-        >>> rates = leakage_rates(torch.tensor([[9, 1], [1, 4]]))  # 4 of 5 artefact pixels, 1 of 10 clean ones
+        >>> rates = leakage_rates(torch.tensor([[9, 1], [1, 4]]))  # 4 of 5 on it, 1 of 10 off it
         >>> round(rates["leak_class_1"].item(), 3), round(rates["gap_class_1"].item(), 3)
         (0.8, 0.7)
     """
@@ -37,7 +37,7 @@ def leakage_rates(background: Tensor) -> dict[str, Tensor]:
 
 
 class SpuriousLeakage(Metric):
-    """How often background is called lesion on artefacts, and how much more often than off them (theory §7.2).
+    """How often background is called lesion on artefacts, and how much more than off them (theory §7.2).
 
     Unlike spurious information the gap is monotone: 0 only if the artefact changes nothing. Pixels whose
     artefact is not annotated are left out; all types of artefact count as one.
@@ -83,7 +83,7 @@ class SpuriousLeakage(Metric):
         check_classes("pred", pred, self.num_classes)
         check_classes("mask", mask, self.num_classes)
         codes = fuse((pred, self.num_classes), (artefact_values(artefact, 2), 3), (mask > 0, 2))
-        self.background += count_cells(codes, self.num_classes * 6).view(-1, 3, 2)[:, :2, 0]
+        self.background += count_cells(codes, self.num_classes * 6).view(-1, 3, 2)[:, 1:, 0]
 
     def compute(self) -> dict[str, Tensor]:
         """Rates as `leakage_rates` names them."""

@@ -14,9 +14,9 @@ from .counts import check_classes, check_shapes, count_cells, fuse, keep_counted
 class ForegroundOutcome(Metric):
     """Shares of foreground pixels called right, flipped and missed; they sum to 1 (Achara et al. 2026).
 
-    ``correct`` = P(Z=Y|Y>0), ``flip`` = P(Z>0, Z≠Y|Y>0), ``miss`` = P(Z=0|Y>0), over the pixels of all images.
-    A shortcut that decides the class of a lesion shows as flips, which the Dice of the lesion hides. NaN where
-    no foreground was seen.
+    ``correct`` = P(Z=Y|Y>0), ``flip`` = P(Z>0, Z≠Y|Y>0), ``miss`` = P(Z=0|Y>0), over the pixels of all
+    images. A shortcut that decides the class of a lesion shows as flips, which the Dice of the lesion hides.
+    NaN where no foreground was seen.
 
     Args:
         num_classes: number of classes, background included.

@@ -32,13 +32,13 @@ def spurious_information_closed_form(gamma: Tensor | float, w: Tensor | float) -
 
     Example:
         >>> spurious_information_closed_form(torch.tensor([0.0, 0.5, 1.0]), 0.1)
-        tensor([0.0000, 0.0323, 0.0000], dtype=torch.float64)
+        tensor([0.0000, 0.0360, 0.0000], dtype=torch.float64)
     """
     q = 1 - torch.as_tensor(gamma, dtype=torch.float64)
     clean = 1 - torch.as_tensor(w, dtype=torch.float64)
     off = 1 - (1 - clean) * q
     information = q * torch.xlogy(clean, clean) - (1 - clean) * torch.xlogy(q, q) - torch.xlogy(off, off)
-    return information.clamp(min=0)
+    return information.clamp(min=0).abs()  # abs: no −0
 
 
 def turning_point(w: float) -> float:
@@ -110,15 +110,15 @@ def refinement_advice(gamma: float, w: float = 0.0) -> str:
         One sentence.
 
     Example:
-        >>> print(refinement_advice(0.3, w=0.1))
-        Tightness 0.30 is below the turning point 0.63: refining raises spurious information at first, and pays \
-only beyond tightness 0.88.
+        >>> print(refinement_advice(0.3, w=0.1))  # doctest: +NORMALIZE_WHITESPACE
+        Tightness 0.30 is below the turning point 0.63: refining raises spurious information up to there,
+        and pays only beyond tightness 0.88.
     """
     turn, even = turning_point(w), break_even(gamma, w)
     if gamma < turn:
         return (
-            f"Tightness {gamma:.2f} is below the turning point {turn:.2f}: refining raises spurious information "
-            f"at first, and pays only beyond tightness {even:.2f}."
+            f"Tightness {gamma:.2f} is below the turning point {turn:.2f}: refining raises spurious "
+            f"information up to there, and pays only beyond tightness {even:.2f}."
         )
     return (
         f"Tightness {gamma:.2f} is beyond the turning point {turn:.2f}: any refinement lowers spurious "

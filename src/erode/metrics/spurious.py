@@ -69,10 +69,12 @@ def pooled_information(tables: Tensor, images: Tensor | float) -> Tensor:
 def pixelwise_information(codes: Tensor, num_classes: int, num_artefact_values: int) -> Tensor:
     r"""One table per class and position, each corrected by Miller-Madow, summed over positions.
 
-    .. math:: Σ_{ij} \frac{n_{k,ij}}{N_{ij}} \Big( \hat I_{ij} - \frac{m_{sy} - m_s - m_y + 1}{2 n_{k,ij}} \Big)
+    .. math:: Σ_{ij} \frac{1}{N_{ij}} \Big( n_{k,ij} \hat I_{ij} - \frac{m_{sy} - m_s - m_y + 1}{2} \Big)
+
+    with m the numbers of non-empty cells, rows and columns (`miller_madow_bias`).
 
     Args:
-        codes: fused (Z, S, Y) cells ``[N, pixels]``; S has one more value for "not annotated".
+        codes: fused (Z, S, Y) cells ``[N, pixels]``; S counts from 1, 0 = not annotated.
         num_classes: number of classes, background included.
         num_artefact_values: number of values S may take.
 
@@ -84,7 +86,7 @@ def pixelwise_information(codes: Tensor, num_classes: int, num_artefact_values: 
         tensor([0.], dtype=torch.float64)
     """
     shape = (num_classes, num_artefact_values + 1, num_classes)
-    tables = count_cells(codes, shape[0] * shape[1] * shape[2], by="pixel").view(-1, *shape)[:, :, :-1]
+    tables = count_cells(codes, shape[0] * shape[1] * shape[2], by="pixel").view(-1, *shape)[:, :, 1:]
     images = tables.sum((1, 2, 3)).clamp(min=1)
     foreground = tables[:, 1:]
     return ((table_information(foreground) - miller_madow_bias(foreground)) / images[:, None]).sum(0)
@@ -121,31 +123,31 @@ class GlobalSpuriousInformation(Metric):
 
     .. math:: S(Z) = \max_{k ≥ 1} Σ_{ij} P(Z_{ij}=k) \, I(S_{ij}; Y_{ij} \mid Z_{ij}=k)
 
-    It is 0 for an empty mask, for a perfect one, and for a model that fires only on the artefact: read it next
-    to `SegmentationDice` and `SpuriousLeakage`.
+    It is 0 for an empty mask, for a perfect one, and for a model that fires only on the artefact: read it
+    next to `SegmentationDice` and `SpuriousLeakage`.
 
-    ``estimator="pooled"`` counts one table per class over all positions and takes the plug-in; without options
-    the state is one sum-reduced integer table. ``"pixelwise"`` counts one table per position, subtracts
-    Miller-Madow and the mean of the permutation null (so it needs ``permutations``); it takes no interval, for
-    resampled images repeat, and the bias of some ``|Λ|/2N`` nats is another one among repeats.
+    ``estimator="pooled"`` counts one table per class over all positions and takes the plug-in; without
+    options the state is one sum-reduced integer table. ``"pixelwise"`` counts one table per position,
+    subtracts Miller-Madow and the mean of the permutation null, so it needs ``permutations``; it takes no
+    interval, because resampled images repeat and repeats bias tables of one pixel beyond repair.
 
-    ``bootstrap`` adds an interval from resampled *images*, so it is honest for pixels that depend on each
-    other. It inverts tests on the deviance residuals instead of taking percentiles and so reaches 0 (see
-    `root_interval`); its target is the pooled information. ``permutations`` shuffles whole artefact maps across
-    images, against the null that artefacts know nothing of (Z, Y). This null keeps the positions: what pooling
-    makes of artefacts at the border and lesions in the centre stays in it. It needs the maps themselves (a byte
-    per pixel up to 256 joint cells), so images of one size.
+    ``bootstrap`` adds an interval for the pooled information from resampled *images*, so pixels may depend on
+    their neighbours. It inverts tests on deviance residuals instead of taking percentiles, and so reaches 0
+    (`root_interval`). ``permutations`` shuffles whole artefact maps across images, against the null that
+    artefacts know nothing of (Z, Y). Maps keep their positions, so what pooling makes of artefacts at the
+    border and lesions in the centre stays in the null. It needs the maps themselves (a byte per pixel up to
+    256 joint cells) and images of one size.
 
-    Pixels whose artefact is not annotated are left out one by one, from tables, from |Λ| and from P(Z=k);
-    images without any annotated pixel are left out whole. Images may otherwise differ in size: |Λ| is the mean.
+    Pixels whose artefact is not annotated are left out one by one, from tables, |Λ| and P(Z=k); images
+    without any annotated pixel are left out whole. Images may otherwise differ in size: |Λ| is the mean.
     A class never predicted scores 0 with the interval [0, 0]. No image at all gives NaN.
 
     Args:
         num_classes: number of classes, background included.
         estimator: "pooled" or "pixelwise".
-        num_artefact_values: number of values S may take; types from this minus 1 up are merged, so 2 asks only
-            whether there is an artefact.
-        bootstrap: resamples of the images; 0 = no interval.
+        num_artefact_values: number of values S may take; types from this minus 1 up are merged, so 2 asks
+            only whether there is an artefact.
+        bootstrap: resamples of the images (1000 for 95 %); 0 = no interval.
         permutations: shuffles of the artefact maps; 0 = no null.
         confidence: of the interval.
         seed: of resamples and shuffles. Images are sorted by content first, so the result does not depend on
@@ -197,8 +199,8 @@ class GlobalSpuriousInformation(Metric):
             raise ValueError(f"estimator must be 'pooled' or 'pixelwise', got {estimator!r}")
         if estimator == "pixelwise" and (permutations < 1 or bootstrap):
             raise ValueError(
-                "estimator='pixelwise' is biased by about |Λ|/2N nats: set permutations (say 100) to subtract "
-                "the null, and bootstrap=0; for an interval use estimator='pooled'"
+                "estimator='pixelwise' is biased by about |Λ|/2N nats: set permutations (say 100) to "
+                "subtract the null, and bootstrap=0; for an interval use estimator='pooled'"
             )
         if bootstrap < 0 or permutations < 0 or not 0 < confidence < 1:
             raise ValueError(
@@ -217,7 +219,7 @@ class GlobalSpuriousInformation(Metric):
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        """Joint cells (Z, S, Y), with the extra value of S for pixels that are not annotated."""
+        """Joint cells (Z, S, Y), with S = 0 for pixels that are not annotated."""
         return self.num_classes, self.num_artefact_values + 1, self.num_classes
 
     def update(self, pred: Tensor, mask: Tensor, artefact: Tensor, counted: Tensor | None = None) -> None:
@@ -237,22 +239,22 @@ class GlobalSpuriousInformation(Metric):
         check_classes("pred", pred, self.num_classes)
         check_classes("mask", mask, self.num_classes)
         values = artefact_values(artefact, self.num_artefact_values)
-        known = values.flatten(1).amin(1) < self.num_artefact_values
+        known = values.flatten(1).amax(1) > 0
         codes = fuse((pred, self._shape[0]), (values, self._shape[1]), (mask, self._shape[2]))
         z, s, y = self._shape
         if self.bootstrap:
-            by_image = count_cells(codes, z * s * y, by="image").view(-1, z, s, y)[:, :, :-1]
+            by_image = count_cells(codes, z * s * y, by="image").view(-1, z, s, y)[:, :, 1:]
             self.tables.append(by_image[known])
             table = by_image.sum(0)
         else:
-            table = count_cells(codes, z * s * y).view(z, s, y)[:, :-1]
+            table = count_cells(codes, z * s * y).view(z, s, y)[:, 1:]
         self.counts += table
         self.images += known.sum()
         if self.permutations:
             if self.codes and self.codes[0].shape[1:] != codes.shape[1:]:
                 raise ValueError(
-                    f"permutations need images of one size, got {self.codes[0].shape[1]} and {codes.shape[1]} "
-                    "pixels; resize or crop them, or set permutations=0"
+                    f"permutations need images of one size, got {self.codes[0].shape[1]} and "
+                    f"{codes.shape[1]} pixels; resize or crop them, or set permutations=0"
                 )
             self.codes.append(codes[known])
 
@@ -291,7 +293,7 @@ class GlobalSpuriousInformation(Metric):
         if self.estimator == "pixelwise":
             return pixelwise_information(codes, self.num_classes, self.num_artefact_values)
         z, s, y = self._shape
-        return pooled_information(count_cells(codes, z * s * y).view(z, s, y)[1:, :-1], len(codes))
+        return pooled_information(count_cells(codes, z * s * y).view(z, s, y)[1:, 1:], len(codes))
 
     def _permuted(self) -> tuple[Tensor, Tensor, float]:
         """Terms (less the null where pixelwise), mean null per class, and p-value of the maximum."""

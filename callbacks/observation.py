@@ -1,0 +1,115 @@
+"""What callbacks that only watch share: reading anyone's batches, and the weights a run began with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+Key = str | int
+"""Where a batch keeps something: a key of a dict, or a position in a tuple."""
+
+Weights = Mapping[str, Tensor]
+"""Parameters and buffers by name, on the CPU."""
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Where this run's files stand. Lightning broadcasts the answer: every process has to ask."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def entry(batch: Any, key: Key, argument: str) -> Any:
+    """Read an entry of a batch.
+
+    Args:
+        batch: a dict, tuple or list.
+        key: where to look.
+        argument: name of the argument that holds the key, for the error.
+
+    Raises:
+        MisconfigurationException: if it is not there, naming what is.
+
+    Example:
+        >>> entry({"image": 1}, "image", "image_key")
+        1
+    """
+    try:
+        return batch[key]
+    except (KeyError, IndexError, TypeError):
+        has = sorted(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        if isinstance(batch, (tuple, list)):
+            has = f"{has} with positions 0..{len(batch) - 1}"
+        raise MisconfigurationException(
+            f"the validation batch has no entry {key!r}, it is {has}; set {argument} to where it is"
+        ) from None
+
+
+def class_map(value: Tensor, image: Tensor) -> Tensor:
+    """A mask as integers ``[B, *spatial]``, without the channel axis some loaders add.
+
+    Example:
+        >>> class_map(torch.ones(2, 1, 4, 4), torch.zeros(2, 3, 4, 4)).shape
+        torch.Size([2, 4, 4])
+    """
+    return (value[:, 0] if value.ndim == image.ndim and value.shape[1] == 1 else value).long()
+
+
+def initial_weights(module: LightningModule) -> dict[str, Tensor]:
+    """Copy parameters and buffers to the CPU; those that do not exist yet are left out."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        name: tensor.detach().to("cpu", copy=True)
+        for name, tensor in named.items()
+        if not is_lazy(tensor) and not tensor.is_meta
+    }
+
+
+def predict(
+    trainer: Trainer, module: LightningModule, image: Tensor, weights: Weights | None = None
+) -> Tensor:
+    """Predict class maps without a trace: no gradient, and every layer's mode as it was.
+
+    Args:
+        trainer: its precision is used, as for the module's own validation.
+        module: maps ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``.
+        image: ``[B, C, *spatial]``.
+        weights: used instead of the module's own, which stay untouched.
+
+    Returns:
+        int64 ``[B, *spatial]``.
+
+    Raises:
+        MisconfigurationException: if the module does not return logits of that shape.
+    """
+    with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
+        if weights is None:
+            logits = module(image)
+        else:
+            there = {name: tensor.to(image.device) for name, tensor in weights.items()}
+            logits = torch.func.functional_call(module, there, (image,))
+    if not isinstance(logits, Tensor) or logits.ndim != image.ndim or logits.shape[2:] != image.shape[2:]:
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise MisconfigurationException(
+            f"{type(module).__name__}(image) must return logits [B, K, *spatial] as large as the image "
+            f"{list(image.shape)}, got {shape}; return them from forward"
+        )
+    return logits.argmax(1)
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Put every layer into evaluation mode, and each back into its own afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,130 @@
+"""Exactness: what is released is a function of retained data and the anchor alone, bit for bit."""
+
+import json
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
+from torch import nn
+from torch.utils.data import DataLoader
+
+from erode.callbacks import FineTune, Retrain
+from erode.callbacks.retrain import reset_parameters, unresettable
+from erode.weights import save_weights, weights_digest
+
+NETWORKS = {
+    "UNet": lambda: UNet(2, 3, 2, channels=(4, 8), strides=(2,), norm="BATCH"),
+    "BasicUNet": lambda: BasicUNet(2, 3, 2, features=(4, 4, 8, 8, 8, 4)),
+    "SegResNet": lambda: SegResNet(2, 8, 3, 2),
+    "DynUNet": lambda: DynUNet(2, 3, 2, [3, 3, 3], [1, 2, 2], [2, 2]),
+    "AttentionUnet": lambda: AttentionUnet(2, 3, 2, (4, 8), (2,)),
+    "FlexibleUNet": lambda: FlexibleUNet(3, 2, "efficientnet-b0"),
+    "SwinUNETR": lambda: SwinUNETR(3, 2, feature_size=12, spatial_dims=2),
+}
+
+
+class Module(pl.LightningModule):
+    def __init__(self, network=None):
+        super().__init__()
+        self.network = network or UNet(2, 3, 2, channels=(4, 8), strides=(2,), norm="BATCH")
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self.network(batch["image"]), batch["mask"])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    items = [
+        {"image": torch.randn(3, 16, 16, generator=generator), "mask": torch.randint(0, 2, (16, 16), generator=generator)}
+        for _ in range(8)
+    ]
+    return DataLoader(items, batch_size=4)
+
+
+def fit(module, folder, *callbacks, loader=None):
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=4, callbacks=list(callbacks), default_root_dir=folder, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, loader or batches())
+    return trainer
+
+
+def test_two_models_trained_on_different_forget_sets_end_bit_equal(tmp_path):
+    """Weights and running statistics of the start leave no trace in the released ones."""
+    released = []
+    for number in range(2):
+        pl.seed_everything(number, verbose=False)
+        module = Module()
+        for _ in range(3):  # two different pasts: other weights, other running statistics
+            module.network(torch.randn(4, 3, 16, 16) * (1 + number))
+        pl.seed_everything(7, verbose=False)
+        fit(module, tmp_path / str(number), Retrain())
+        released.append(weights_digest(module))
+    assert released[0] == released[1]
+
+
+def test_an_anchor_is_where_it_starts(tmp_path):
+    anchor = Module()
+    path = save_weights(anchor, tmp_path / "anchor.safetensors")
+    module = Module()
+    fit(module, tmp_path, Retrain(anchor=path))
+    record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
+    assert record["anchor_weights"] == weights_digest(anchor)
+    assert record["initial_weights"] != record["anchor_weights"]
+    assert (record["epsilon"], record["delta"], record["guarantee"]) == (0.0, 0.0, "exact")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_monai_network_can_be_re_initialised_or_is_refused(name):
+    """Either no trained value survives, or the network is named as one that needs an anchor."""
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    if unresettable(network):
+        assert name in ("FlexibleUNet", "SwinUNETR")
+        return
+    marked = 12.25
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.fill_(marked)
+    reset_parameters(network)
+    assert not [k for k, v in network.state_dict().items() if v.is_floating_point() and bool((v == marked).any())]
+
+
+def test_parameters_without_a_reset_are_refused(tmp_path):
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return x * self.factor
+
+    module = Module(nn.Sequential(nn.Conv2d(3, 2, 1), Scale()))
+    with pytest.raises(MisconfigurationException, match=r"network\.1\.factor.*Give anchor=WEIGHTS"):
+        fit(module, tmp_path, Retrain())
+
+
+def test_a_loader_that_serves_forget_atoms_is_refused(tmp_path):
+    items = [{"image": torch.randn(3, 16, 16), "mask": torch.zeros(16, 16, dtype=torch.long),
+              "role": torch.ones(16, 16, dtype=torch.uint8)}] * 4  # fmt: skip
+    with pytest.raises(MisconfigurationException, match="still serves forget atoms to Retrain"):
+        fit(Module(), tmp_path, Retrain(), loader=DataLoader(items, batch_size=2))
+
+
+def test_nothing_is_overwritten(tmp_path):
+    fit(Module(), tmp_path, FineTune())
+    before = (tmp_path / "unlearned" / "unlearning.json").read_bytes()
+    with pytest.raises(MisconfigurationException, match="already holds an unlearning run"):
+        fit(Module(), tmp_path, Retrain())
+    assert (tmp_path / "unlearned" / "unlearning.json").read_bytes() == before
+
+
+def test_one_operator_per_run(tmp_path):
+    with pytest.raises(MisconfigurationException, match="FineTune, Retrain in one run"):
+        fit(Module(), tmp_path, FineTune(), Retrain())

@@ -1,0 +1,19 @@
+"""What every test shares: few threads, no network, quiet loggers."""
+
+import os
+import warnings
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Loggers and run folders default to the working directory: give each test its own."""
+    monkeypatch.chdir(tmp_path)

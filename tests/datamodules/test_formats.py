@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from erode.datamodules.errors import DataError
+from erode.datamodules.formats import load, stem
+
+RNG = np.random.default_rng(0)
+
+
+def write_dicom(path: Path, array: np.ndarray, photometric: str = "MONOCHROME2", instance: int = 1) -> Path:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = Dataset()
+    data.file_meta = meta
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    data.Modality, data.InstanceNumber, data.PhotometricInterpretation = "DX", instance, photometric
+    data.Rows, data.Columns = array.shape[:2]
+    data.PixelSpacing = [0.5, 0.5]
+    data.SamplesPerPixel = 3 if array.ndim == 3 else 1
+    if array.ndim == 3:
+        data.PlanarConfiguration = 0
+    data.BitsAllocated = data.BitsStored = 8 * array.itemsize
+    data.HighBit, data.PixelRepresentation = data.BitsStored - 1, 0
+    data.PixelData = array.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, data, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
+def test_pictures_come_rows_first_and_exact(tmp_path, save, name):
+    grey, colour = RNG.integers(0, 256, (5, 9)), RNG.integers(0, 256, (5, 9, 3))
+    np.testing.assert_array_equal(load(save(tmp_path / name, grey), 2).values, grey[None])
+    values = load(save(tmp_path / name, colour), 2).values
+    np.testing.assert_array_equal(values, colour.transpose(2, 0, 1))
+
+
+def test_dicom_comes_rows_first_with_its_bits(tmp_path):
+    grey = RNG.integers(0, 4096, (5, 9)).astype(np.uint16)
+    pixels = load(write_dicom(tmp_path / "a.dcm", grey), 2)
+    np.testing.assert_array_equal(pixels.values, grey[None])
+    assert pixels.shape == (5, 9)
+    colour = RNG.integers(0, 256, (5, 9, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(
+        load(write_dicom(tmp_path / "1.2.840", colour, "RGB"), 2).values, colour.transpose(2, 0, 1)
+    )
+    assert load(write_dicom(tmp_path / "b.dcm", grey, "MONOCHROME1"), 2).inverted
+
+
+def test_dicom_series_is_stacked_by_instance_number(tmp_path):
+    volume = RNG.integers(0, 4096, (4, 5, 9)).astype(np.uint16)
+    for name, instance in {"z": 1, "a": 2, "m": 3, "b": 4}.items():
+        write_dicom(tmp_path / "scan" / f"{name}.dcm", volume[instance - 1], instance=instance)
+    np.testing.assert_array_equal(load(tmp_path / "scan", 3).values, volume[None])
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_nifti_meets_itself_in_any_orientation(tmp_path, name):
+    volume = RNG.integers(0, 1000, (3, 4, 5)).astype(np.int16)  # x, y, z
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / name)
+    expected = volume.transpose(2, 1, 0)[None]
+    np.testing.assert_array_equal(load(tmp_path / name, 3).values, expected)
+    flipped = nibabel.Nifti1Image(volume[::-1].transpose(1, 0, 2), np.eye(4)[[1, 0, 2, 3]] * [1, -1, 1, 1])
+    nibabel.save(flipped, tmp_path / f"flipped_{name}")
+    np.testing.assert_array_equal(load(tmp_path / f"flipped_{name}", 3).values, expected)
+
+
+def test_nifti_channels_and_single_slices(tmp_path):
+    channels = RNG.normal(size=(3, 4, 5, 2)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(channels, np.eye(4)), tmp_path / "a.nii")
+    np.testing.assert_array_equal(load(tmp_path / "a.nii", 3).values, channels.transpose(3, 2, 1, 0))
+    for slice_ in (channels[:, :, 0, 0], channels[:, :, :1, 0]):
+        nibabel.save(nibabel.Nifti1Image(slice_, np.eye(4)), tmp_path / "b.nii")
+        np.testing.assert_array_equal(load(tmp_path / "b.nii", 2).values[0], channels[:, :, 0, 0].T)
+
+
+def test_jpeg_is_decoded_small_but_not_too_small(tmp_path, save):
+    smooth = np.linspace(0, 255, 400)[:, None] * np.ones((1, 800))
+    path = save(tmp_path / "a.jpg", smooth)
+    pixels = load(path, 2, "L", at_least=(80, 90))
+    assert pixels.shape == (400, 800)
+    assert pixels.values.shape == (1, 100, 200)
+    np.testing.assert_allclose(pixels.values[0], smooth.reshape(100, 4, 200, 4).mean((1, 3)), atol=2)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.dcm", "a.nii", "a.nii.gz", "noending"])
+def test_bad_files_are_named_with_a_remedy(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(DataError, match=rf"{name} does not exist: restore it"):
+        load(path, 2)
+    path.touch()
+    with pytest.raises(DataError, match=rf"{name} is empty .*: download it again"):
+        load(path, 2)
+    path.write_bytes(b"not an image at all" * 20)
+    with pytest.raises(DataError, match=rf"{name} cannot be read .*: it may be damaged"):
+        load(path, 2)
+
+
+def test_truncated_files_are_named(tmp_path, save):
+    noise = RNG.integers(0, 256, (64, 64))
+    files = [save(tmp_path / "a.png", noise), save(tmp_path / "a.jpg", noise)]
+    files.append(write_dicom(tmp_path / "a.dcm", noise.astype(np.uint16)))
+    nibabel.save(nibabel.Nifti1Image(noise[..., None].astype(np.int16), np.eye(4)), tmp_path / "a.nii.gz")
+    for path in [*files, tmp_path / "a.nii.gz"]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(DataError, match=rf"{path.name} cannot be read"):
+            load(path, 2)
+
+
+def test_another_dimension_is_refused(tmp_path, save):
+    with pytest.raises(DataError, match=r"a\.png has the spatial shape \[4, 4\], but spatial_dims is 3"):
+        load(save(tmp_path / "a.png", np.zeros((4, 4))), 3)
+
+
+def test_stem_cuts_known_endings_only():
+    names = ["a.b.PNG", "a.nii.gz", "a.dcm", "1.2.840", "a"]
+    assert [stem(Path(name)) for name in names] == ["a.b", "a", "a", "1.2.840", "a"]
