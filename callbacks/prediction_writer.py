@@ -12,9 +12,9 @@ from urllib.parse import quote
 import nibabel
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -103,7 +103,8 @@ class PredictionWriter(BasePredictionWriter):
             write_atomically(self._to / file, lambda path: _indexed(classes, num_classes).save(path))
         else:
             file = f"{stem}.nii.gz"
-            volume = gzip.compress(nibabel.Nifti1Image(classes, np.eye(4)).to_bytes(), mtime=0)
+            image = nibabel.Nifti1Image(classes, np.eye(4))  # type: ignore[no-untyped-call]
+            volume = gzip.compress(image.to_bytes(), mtime=0)
             write_atomically(self._to / file, lambda path: _write_bytes(path, volume))
         if self.probabilities:
             write_atomically(

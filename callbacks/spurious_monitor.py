@@ -150,7 +150,7 @@ class SpuriousInformationMonitor(Callback):
         if self.rows[-1]["step"] != trainer.global_step:
             rank_zero_warn(
                 f"the last validation was at step {self.rows[-1]['step']}, but the run ended at step "
-                f"{trainer.global_step}: the last weights were not measured; make val_check_interval divide it"
+                f"{trainer.global_step}: the last weights are unmeasured; let val_check_interval divide it"
             )
         if trainer.is_global_zero:
             save_figure(curves_figure(self._panels(), NOTE), self._folder / "spurious_information.png")
@@ -226,7 +226,7 @@ class _Measures(nn.Module):
         self, prediction: Tensor, mask: Tensor, artefact: Tensor | None, counted: Tensor | None
     ) -> None:
         self.dice.update(prediction, mask, counted=counted)
-        if self.leakage is not None and self.information is not None:
+        if self.leakage is not None and self.information is not None and artefact is not None:
             self.leakage.update(prediction, mask, artefact, counted=counted)
             self.information.update(prediction, mask, artefact, counted=counted)
 

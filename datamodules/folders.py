@@ -74,7 +74,7 @@ def require_images(images: Mapping[str, Path], *masks: Mapping[str, Path]) -> No
 
 
 def read_table(path: Path, id_column: str, names: list[str] | None = None) -> pd.DataFrame:
-    r"""Read a table with one row per image; the separator, comma or semicolon or tab, is found out.
+    r"""Read a table with one row per image; separated by comma, semicolon or tab.
 
     Args:
         path: a CSV file.
@@ -94,26 +94,33 @@ def read_table(path: Path, id_column: str, names: list[str] | None = None) -> pd
         >>> read_table(file, "image").to_dict("index")
         {'ISIC_1': {'label': '0'}}
     """
+    # The header decides: guessing from content, as csv.Sniffer does, takes letters for separators.
+    separator = max(",;\t", key=first_line(path).count)
     try:
         table = pd.read_csv(
-            path,
-            sep=None,
-            engine="python",
-            dtype=str,
-            keep_default_na=False,
-            names=names,
-            encoding="utf-8-sig",
+            path, sep=separator, dtype=str, keep_default_na=False, names=names, encoding="utf-8-sig"
         )
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise DataError(
-            f"{path} cannot be read as a table ({error}): correct the path or the file"
-        ) from error
+    except ValueError as error:  # of which pandas' own errors are kinds
+        raise DataError(f"{path} cannot be read as a table ({error}): correct the file") from error
     require_columns(path, table, [id_column])
     table.index = pd.Index([stem(Path(id)) for id in table.pop(id_column)])
     twice = table.index[table.index.duplicated()]
     if len(twice):
         raise DataError(f"{path} has two rows for {twice[0]}: remove one")
     return table
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text file.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): correct the path or the file") from error
 
 
 def require_columns(path: Path, table: pd.DataFrame, columns: list[str]) -> None:

@@ -105,9 +105,8 @@ def _picture(path: Path, mode: str | None, at_least: Shape | None) -> Pixels:
         if pages > 1:
             raise ValueError(f"{pages} pages in one picture; store a volume as NIfTI")
         if at_least is not None and len(at_least) == 2:
-            file.draft(
-                mode, (at_least[1], at_least[0])
-            )  # JPEG decodes to a half, quarter or eighth at little cost
+            # JPEG decodes to a half, quarter or eighth at a fraction of the cost; other formats ignore this.
+            file.draft(mode, (at_least[1], at_least[0]))
         deep = file.mode.startswith(("I", "F"))
         if mode is None:
             mode = file.mode if file.mode in ("1", "L", "P") else "RGB"

@@ -43,9 +43,10 @@ class ImageFolderDataModule(MaskDataModule):
         size: spatial size of the arrays; None = as stored, if all images have one size.
         channels: channels of the images.
         spatial_dims: 2 or 3.
-        window: intensities that become 0 and 1, e.g. in Hounsfield units; None = 0 and 255 for 8-bit data, the
-            0.5 and 99.5 percentile else.
-        fractions: parts of the images for training, validation and test.
+        window: intensities that become 0 and 1, e.g. in Hounsfield units; None = 0 and 255 for 8-bit data,
+            the 0.5 and 99.5 percentile of the image else.
+        fractions: parts of the images for training, validation and test; images that have a coarse mask only
+            are not counted and train.
         part_seed: seed of that division, stratified by label and ``flag``.
         **options: those of :class:`~erode.datamodules.base.MaskDataModule`.
 
@@ -86,6 +87,8 @@ class ImageFolderDataModule(MaskDataModule):
         self.columns = [column for column in columns if column is not None]
         if self.columns and table is None:
             raise ValueError(f"{', '.join(self.columns)} are columns of a table: set table")
+        if self.flag not in ("any", *flag_columns):
+            raise ValueError(f"flag {self.flag!r} is none of flag_columns: {', '.join(flag_columns)}; add it")
         if label_column is None and mask_values is None and len(class_names) != 2:
             raise ValueError("with more than two classes set label_column or mask_values")
         self.root = Path(root)
@@ -137,9 +140,7 @@ class ImageFolderDataModule(MaskDataModule):
             )
         if self.split_column is not None:
             return cases
-        strata = [(case.label, case.flags.get(self.flag)) for case in cases]
-        parts = grouped_split([case.group for case in cases], strata, self.fractions, self.part_seed)
-        return [replace(case, part=part) for case, part in zip(cases, parts, strict=True)]
+        return self._divide(cases)
 
     def read(self, case: Case) -> Arrays:
         """Read the pixels of one image."""
@@ -151,6 +152,15 @@ class ImageFolderDataModule(MaskDataModule):
             mask_values=self.mask_values,
             window=self.window,
         )
+
+    def _divide(self, cases: list[Case]) -> list[Case]:
+        """Divide by fractions; evaluation needs fine masks, so images without one stay in training."""
+        pinned = {case.group or case.id for case in cases if "mask" not in case.paths}
+        free = [case for case in cases if (case.group or case.id) not in pinned]
+        strata = [(case.label, case.flags.get(self.flag)) for case in free]
+        drawn = grouped_split([case.group for case in free], strata, self.fractions, self.part_seed)
+        parts = {case.id: part for case, part in zip(free, drawn, strict=True)}
+        return [replace(case, part=parts.get(case.id, "train")) for case in cases]
 
     @property
     def _reads_masks(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from .base import MaskDataModule
 from .case import Arrays, Case
 from .errors import DataError
+from .folders import first_line
 from .grouped_split import PARTS, grouped_split
 from .isic_layouts import ARTEFACTS, Lesion, find_lesions, read_artefacts, read_malignancy
 from .reading import Size, read_case
@@ -68,9 +69,7 @@ class ISICDataModule(MaskDataModule):
         if task not in ("binary", "multiclass"):
             raise ValueError(f"task must be binary or multiclass, got {task!r}")
         if self.flag not in (*ARTEFACTS, "any"):
-            raise DataError(
-                f"flag {self.flag!r} is no ISIC artefact: choose any or one of {', '.join(ARTEFACTS)}"
-            )
+            raise DataError(f"flag {self.flag!r} is no ISIC artefact: choose any, {', '.join(ARTEFACTS)}")
         self.root = Path(root)
         self.size = size
         self.task = task
@@ -132,4 +131,5 @@ class ISICDataModule(MaskDataModule):
         if self.artefact_csv is not None:
             return read_artefacts(self.artefact_csv)
         prepared = self.root / "metadata.csv"
-        return read_artefacts(prepared) if prepared.is_file() else {}
+        annotated = prepared.is_file() and ARTEFACTS[0] in first_line(prepared)
+        return read_artefacts(prepared) if annotated else {}

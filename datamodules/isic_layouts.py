@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pandas as pd
 
 from .case import Part
 from .errors import DataError
-from .folders import index_files, read_table, require_columns, require_images
+from .folders import first_line, index_files, read_table, require_columns, require_images
 
 ARTEFACTS = ("dark_corner", "hair", "gel_border", "gel_bubble", "ruler", "ink", "patches")
 """Artefacts annotated by Bissoto et al. (2020), Debiasing Skin Lesion Datasets and Models? Not So Fast."""
@@ -133,7 +133,7 @@ def read_malignancy(path: Path) -> dict[str, bool]:
         >>> read_malignancy(file)
         {'ISIC_1': True}
     """
-    header = _first_line(path)
+    header = first_line(path)
     if header.startswith("ISIC_"):
         table = read_table(path, "image", names=["image", "malignant"])
     else:
@@ -169,7 +169,7 @@ def read_artefacts(path: Path) -> dict[str, dict[str, int]]:
         >>> flags["hair"], flags["ruler"], flags["any"]
         (1, 0, 1)
     """
-    table = read_table(path, "image_id" if "image_id" in _first_line(path) else "image")
+    table = read_table(path, "image_id" if "image_id" in first_line(path) else "image")
     require_columns(path, table, list(ARTEFACTS))
     table = table[list(ARTEFACTS)]
     table = table[(table != "").all(axis=1)]
@@ -180,14 +180,6 @@ def read_artefacts(path: Path) -> dict[str, dict[str, int]]:
     present = table.isin(["1", "1.0"]).astype(int)
     present["any"] = present.max(axis=1)
     return {str(id): {str(k): int(v) for k, v in row.items()} for id, row in present.to_dict("index").items()}
-
-
-def _first_line(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return file.readline()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): correct the path") from error
 
 
 def _locate(root: Path, name: str) -> Path | None:
@@ -219,6 +211,9 @@ def _prepared(root: Path) -> list[Lesion]:
     missing = sorted(set(images) - set(rows.index))
     if missing:
         raise DataError(f"{table} has no row for {missing[0]} and {len(missing) - 1} others: add them")
+    wrong = rows.index[~rows["split"].isin(get_args(Part))]
+    if len(wrong):
+        raise DataError(f"{table} puts {wrong[0]} in {rows['split'][wrong[0]]!r}: write train, val or test")
     parts = {str(id): value for id, value in rows["split"].items()}
     return _lesions(images, masks, parts, "train", _labels(table))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +14,16 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import default_collate
 
 from .callbacks import FineTune, NegGradSeg, Retrain, UnlearningOperator
-from .comparison_report import draw_predictions, print_table
+from .comparison_report import print_table
 from .datamodules import MaskDataModule
 from .files import digest_of, write_json
 from .lightning_modules import SegmentationModule
 from .masks import View
+from .pictures import Sample, gallery_figure, save_figure
+from .report import report
 from .weights import load_weights, save_weights
 
 MethodName = Literal["coarse", "retrain_fine", "fine_tune", "neg_grad", "retain_view", "oracle"]
@@ -29,25 +34,29 @@ class Method:
     """One row of the table.
 
     Args:
-        title: what people read.
+        title: what people read in the table.
+        short: what they read above a picture.
         view: labels it trains on, where no operator says so.
         operator: makes the unlearning operator, given the folder it releases into; None = plain training.
         from_coarse: start from the coarse row's weights of the same seed instead of a fresh network.
     """
 
     title: str
+    short: str
     view: View
     operator: Callable[[Path], UnlearningOperator] | None = None
     from_coarse: bool = False
 
 
 METHODS: dict[MethodName, Method] = {
-    "coarse": Method("coarse masks (to unlearn)", View.COARSE),
-    "retrain_fine": Method("retrain on the fine images", View.FINE_SUBSET, lambda f: Retrain(only_fine=True, folder=f)),
-    "fine_tune": Method("fine-tune", View.FINE_SUBSET, lambda f: FineTune(folder=f), from_coarse=True),
-    "neg_grad": Method("NegGrad-Seg", View.FINE_SUBSET, lambda f: NegGradSeg(folder=f), from_coarse=True),
-    "retain_view": Method("exact: retain view", View.RETAIN, lambda f: Retrain(folder=f)),
-    "oracle": Method("all masks fine (oracle)", View.FINE),
+    "coarse": Method("coarse masks (to unlearn)", "coarse", View.COARSE),
+    "retrain_fine": Method(
+        "retrain on the fine images", "retrained", View.FINE_SUBSET, lambda folder: Retrain(only_fine=True, folder=folder)
+    ),
+    "fine_tune": Method("fine-tune", "fine-tuned", View.FINE_SUBSET, lambda folder: FineTune(folder=folder), from_coarse=True),
+    "neg_grad": Method("NegGrad-Seg", "NegGrad-Seg", View.FINE_SUBSET, lambda folder: NegGradSeg(folder=folder), from_coarse=True),
+    "retain_view": Method("exact: retain view", "retain view", View.RETAIN, lambda folder: Retrain(folder=folder)),
+    "oracle": Method("all masks fine (oracle)", "oracle", View.FINE),
 }
 
 
@@ -80,6 +89,7 @@ def compare(
     Raises:
         ValueError: if ``out`` holds another comparison, or a row lacks the coarse one it starts from.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
     settings = _settings(data, model(), steps, precision)
     _claim(out, settings)
     rows = []
@@ -91,9 +101,10 @@ def compare(
                 row = _run(name, seed, data, model, out, steps, accelerator, precision)
                 write_json(path, row)
             rows.append(json.loads(path.read_text(encoding="utf-8")))
-    draw_predictions(out, data, model(), {name: METHODS[name].title for name in methods}, seeds[0])
     write_json(out / "comparison.json", {"settings": settings, "columns": COLUMNS, "rows": rows})
+    _draw(out, data, model(), methods, seeds[0])
     print_table(rows, COLUMNS)
+    print(f"report: {report(out)}")
 
 
 COLUMNS = [
@@ -126,13 +137,13 @@ def _run(
         if not coarse.exists():
             raise ValueError(f"{name} starts from the coarse model: put 'coarse' before it in methods")
         load_weights(module, coarse)
-    data.serve(method.view)
+    data.serve(method.view)  # an operator may ask for another view
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,
         precision=precision,
         max_steps=steps,
-        max_epochs=-1,
+        max_epochs=math.ceil(steps / len(data.train_dataloader())),  # more than enough; for the progress bar
         callbacks=[] if method.operator is None else [method.operator(folder)],
         logger=CSVLogger(out / "logs", name=f"{name}-seed{seed}"),
         default_root_dir=out,
@@ -157,6 +168,32 @@ def _run(
         "seconds": round(seconds, 1),
         "split": data.split.digest,
     }
+
+
+def _draw(
+    out: Path, data: MaskDataModule, module: SegmentationModule, methods: Sequence[MethodName], seed: int
+) -> None:
+    """Draw what each row predicts on the same test images: two of each class with, two without an artefact."""
+    cases = data.dataset("test").cases
+    groups = [(case.label, case.flags.get(data.flag)) for case in cases]
+    chosen = sorted(i for group in set(groups) for i in [n for n, g in enumerate(groups) if g == group][:2])
+    batch = default_collate([data.dataset("test")[index] for index in chosen])
+    predictions = {"coarse mask": batch["coarse"], "fine mask": batch["mask"]}
+    for name in methods:
+        load_weights(module, out / "weights" / f"{name}-seed{seed}" / "weights.safetensors")
+        with torch.inference_mode():
+            predictions[METHODS[name].short] = module.eval()(batch["image"]).argmax(1)
+    samples = [
+        Sample(
+            image=batch["image"][row].numpy(),
+            masks={title: maps[row].numpy() for title, maps in predictions.items()},
+            reference="fine mask",
+            artefact=batch["artefact"][row].numpy(),
+            title=batch["id"][row],
+        )
+        for row in range(len(chosen))
+    ]
+    save_figure(gallery_figure(samples, data.class_names), out / "gallery.png")
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:

@@ -202,14 +202,14 @@ def curves_figure(panels: Sequence[Panel], note: str = "") -> Figure:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of so many inches that belongs to no global state and keeps its parts apart."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=144, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, atomically."""
-    return write_atomically(path, lambda target: figure.savefig(target, format="png", dpi=144))
+    return write_atomically(path, lambda target: figure.savefig(target, format="png"))
 
 
 def rgb_array(figure: Figure) -> NDArray[np.uint8]:

@@ -1,11 +1,10 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from erode.datamodules.errors import DataError
 from erode.datamodules.grouped_split import grouped_split
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 CASES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=60, max_size=200)
 
@@ -48,7 +47,7 @@ def test_zero_fractions_stay_empty():
 
 
 def test_impossible_divisions_are_refused():
-    with pytest.raises(DataError, match="2 cases in 1 groups leave the part .* empty .* raise its fraction"):
+    with pytest.raises(DataError, match=r"2 cases in 1 groups leave the part .* empty .* raise its fraction"):
         grouped_split(["a", "a"], [0, 0])
     with pytest.raises(ValueError, match="sum to 1"):
         grouped_split(["a"], [0], (0.5, 0.5, 0.5))

@@ -1,14 +1,14 @@
 import nibabel
 import numpy as np
 import pytest
+import torch
+from erode.datamodules.case import Case
+from erode.datamodules.errors import DataError
+from erode.datamodules.reading import read_case, read_image, read_mask
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from erode.datamodules.case import Case
-from erode.datamodules.errors import DataError
-from erode.datamodules.reading import read_case, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 
@@ -78,8 +78,6 @@ def test_shrinking_an_image_averages_instead_of_picking(tmp_path, save):
 @given(st.integers(3, 40), st.integers(3, 40), st.integers(1, 24), st.integers(1, 24))
 @hypothesis_settings(deadline=None, max_examples=25)
 def test_masks_are_resized_like_torch_and_only_pick(tmp_path_factory, rows, columns, new_rows, new_columns):
-    import torch
-
     mask = np.random.default_rng(rows).integers(0, 3, (rows, columns)).astype(np.uint8)
     path = tmp_path_factory.mktemp("masks") / "a.png"
     Image.fromarray(mask).save(path)
@@ -119,7 +117,9 @@ def test_masks_take_the_class_of_the_image(tmp_path, save):
     paths = {"image": path, "mask": path, "coarse": path}
     arrays = read_case(Case("a", 3, "train", paths=paths))
     assert arrays.mask.tolist() == arrays.coarse.tolist() == [[0, 3]]
-    with pytest.raises(DataError, match=r"a\.png has foreground, but the label of a is 0 .* correct the label"):
+    with pytest.raises(
+        DataError, match=r"a\.png has foreground, but the label of a is 0 .* correct the label"
+    ):
         read_case(Case("a", 0, "train", paths=paths))
 
 

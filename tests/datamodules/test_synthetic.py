@@ -79,7 +79,7 @@ def test_pixels_are_reproduced_byte_for_byte():
         arrays = DermoscopyGenerator().render((7, seed), 1 + seed % 2, artefact, hair=seed % 2 == 0)
         for part in (levels(arrays.image), arrays.mask.astype(np.uint8), arrays.artefact):
             digest.update(np.ascontiguousarray(part).tobytes())
-    assert digest.hexdigest() == "606bc49a7768f4ecfefff4b91bc04a9c0b57cae0522ba88f49adcd68fa8ce8fb"
+    assert digest.hexdigest() == "6769fb2340ffb27c92cf9c44ffc43de1edc5daf86ec2cbd67b0df1dee79311c3"
 
 
 def test_pixels_lie_on_256_levels():
