@@ -18,8 +18,8 @@ test: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src/erode callbacks lightning_modules datamodules
-	$(BIN)/python -m pytest --doctest-modules src callbacks lightning_modules datamodules
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --doctest-modules --pyargs erode
 
 # The package is linked file by file (setup.cfg), so a new file needs a new link: any change re-installs it.
 $(READY): requirements.lock $(SOURCES)

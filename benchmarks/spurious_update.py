@@ -30,9 +30,7 @@ def best_seconds(calls: dict[str, Callable[[], object]], device: torch.device) -
     return best
 
 
-def measure(
-    images: int, side: int, classes: int, batch: int, device: torch.device
-) -> list[dict[str, object]]:
+def measure(images: int, side: int, classes: int, batch: int, device: torch.device) -> list[dict[str, object]]:
     generator = torch.Generator().manual_seed(0)
     shape = (images, side, side)
     pred, mask = (torch.randint(classes, shape, generator=generator).to(device) for _ in range(2))
@@ -62,9 +60,7 @@ def measure(
     }
     times = best_seconds(rows, device)
     read = times["read (sum)"]
-    return [
-        {"what": name, "seconds": t, "gb_per_s": size / t, "of_read": read / t} for name, t in times.items()
-    ]
+    return [{"what": name, "seconds": t, "gb_per_s": size / t, "of_read": read / t} for name, t in times.items()]
 
 
 def main() -> None:

@@ -59,9 +59,7 @@ class PredictionGallery(Callback):
         artefact_key: Key | None = "artefact",
     ) -> None:
         if num_images < 1:
-            raise ValueError(
-                f"num_images must be at least 1, got {num_images}; leave the callback out instead"
-            )
+            raise ValueError(f"num_images must be at least 1, got {num_images}; leave the callback out instead")
         self.num_images = num_images
         self.class_names = None if class_names is None else list(class_names)
         self.image_key = image_key
@@ -111,9 +109,7 @@ class PredictionGallery(Callback):
         folder = run_folder(trainer)
         chosen = [*self._with_artefact, *self._without][: self.num_images]
         if not chosen:
-            rank_zero_warn(
-                "no validation ran, so PredictionGallery saw no images; give fit a validation loader"
-            )
+            rank_zero_warn("no validation ran, so PredictionGallery saw no images; give fit a validation loader")
             return
         samples = self._predict(trainer, pl_module, chosen)
         self._original = {}
@@ -126,13 +122,9 @@ class PredictionGallery(Callback):
             if isinstance(logger, WandbLogger):
                 _log_overlays(logger, samples, names)
             elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    "gallery", rgb_array(figure), trainer.global_step, dataformats="HWC"
-                )
+                logger.experiment.add_image("gallery", rgb_array(figure), trainer.global_step, dataformats="HWC")
 
-    def _predict(
-        self, trainer: Trainer, module: LightningModule, chosen: list[dict[str, Tensor]]
-    ) -> list[Sample]:
+    def _predict(self, trainer: Trainer, module: LightningModule, chosen: list[dict[str, Tensor]]) -> list[Sample]:
         """Predict on the device of the run, from which Lightning has already taken the module."""
         home, device = module.device, trainer.strategy.root_device
         module.to(device)
@@ -174,10 +166,7 @@ def _log_overlays(logger: WandbLogger, samples: Sequence[Sample], names: Sequenc
     flat = [flatten_volume(sample) for sample in samples]
     images = [_bytes(display_image(sample.image)) for sample in flat]
     masks = [
-        {
-            title: {"mask_data": mask.astype(np.uint8), "class_labels": labels}
-            for title, mask in sample.masks.items()
-        }
+        {title: {"mask_data": mask.astype(np.uint8), "class_labels": labels} for title, mask in sample.masks.items()}
         for sample in flat
     ]
     logger.log_image("gallery", images, masks=masks)

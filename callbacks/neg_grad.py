@@ -112,9 +112,7 @@ class NegGradSeg(UnlearningOperator):
 
         module.training_step = training_step  # type: ignore[method-assign]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Every now and then, watch a batch and remember the weights it meets."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self.collapse_ratio and self._batches % self.check_every == 0:
@@ -178,12 +176,16 @@ class _CollapseGuard:
         """
         if self._met is None or self._counts is None:
             return False
-        predicted, fine = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()  # type: ignore[union-attr]
+        predicted, fine = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
         met, self._met, self._counts = self._met, None, None
         ratio = predicted / fine if fine else 1.0
         if ratio >= self._threshold:
             self._healthy = met
-            self.report = {"triggered": False, "healthy_step": trainer.global_step - 1, "ratio": round(ratio, 4)}
+            self.report = {
+                "triggered": False,
+                "healthy_step": trainer.global_step - 1,
+                "ratio": round(ratio, 4),
+            }
             return False
         if self._healthy is None:
             return False

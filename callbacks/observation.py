@@ -71,9 +71,7 @@ def initial_weights(module: LightningModule) -> dict[str, Tensor]:
     }
 
 
-def predict(
-    trainer: Trainer, module: LightningModule, image: Tensor, weights: Weights | None = None
-) -> Tensor:
+def predict(trainer: Trainer, module: LightningModule, image: Tensor, weights: Weights | None = None) -> Tensor:
     """Predict class maps without a trace: no gradient, and every layer's mode as it was.
 
     Args:

@@ -83,7 +83,7 @@ class UnlearningOperator(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check, note the start, reset what carries the forget set, prepare."""
-        operators = [c for c in trainer.callbacks if isinstance(c, UnlearningOperator)]
+        operators = operators_of(trainer)
         if len(operators) > 1:
             names = ", ".join(type(operator).__name__ for operator in operators)
             raise MisconfigurationException(f"{names} in one run: keep one operator per fit")
@@ -107,9 +107,7 @@ class UnlearningOperator(Callback):
         }
         self.prepare(trainer, pl_module)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms."""
         if self._statistics is not None:
             self._statistics.before_batch()
@@ -169,6 +167,12 @@ class UnlearningOperator(Callback):
         """The constructor's arguments, which subclasses keep as attributes of the same name."""
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
         return {name: _plain(getattr(self, name)) for name in names}
+
+
+def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
+    """The unlearning operators among a Trainer's callbacks."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    return [callback for callback in callbacks if isinstance(callback, UnlearningOperator)]
 
 
 def _datamodule(trainer: Trainer) -> Any:

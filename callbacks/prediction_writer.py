@@ -70,10 +70,7 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the images of a batch."""
-        if (
-            not isinstance(prediction, Mapping)
-            or not {"id", "prediction", "probability"} <= prediction.keys()
-        ):
+        if not isinstance(prediction, Mapping) or not {"id", "prediction", "probability"} <= prediction.keys():
             raise MisconfigurationException(
                 "PredictionWriter needs predict_step to return a dict with 'id' (B strings), 'prediction' "
                 "[B, *spatial] and 'probability' [B, K, *spatial]; see SegmentationModule.predict_step"

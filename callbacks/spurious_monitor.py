@@ -143,9 +143,7 @@ class SpuriousInformationMonitor(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the curves."""
         if not self.rows:
-            rank_zero_warn(
-                "no validation covered the validation set: there is no spurious information to draw"
-            )
+            rank_zero_warn("no validation covered the validation set: there is no spurious information to draw")
             return
         if self.rows[-1]["step"] != trainer.global_step:
             rank_zero_warn(
@@ -186,9 +184,7 @@ class SpuriousInformationMonitor(Callback):
             writer.writerows(self.rows)
 
     def _panels(self) -> list[Panel]:
-        panels = [
-            ("overlap with the fine mask", "Dice", {"lesion": "dice_lesion", "class mean": "dice_class"})
-        ]
+        panels = [("overlap with the fine mask", "Dice", {"lesion": "dice_lesion", "class mean": "dice_class"})]
         if self.artefact_key is not None:
             panels = [
                 ("spurious information", "S_global [nats per image]", {"S_global": "s_global"}),
@@ -222,9 +218,7 @@ class _Measures(nn.Module):
         self.leakage = SpuriousLeakage(num_classes) if artefacts else None
         self.information = GlobalSpuriousInformation(num_classes) if artefacts else None
 
-    def update(
-        self, prediction: Tensor, mask: Tensor, artefact: Tensor | None, counted: Tensor | None
-    ) -> None:
+    def update(self, prediction: Tensor, mask: Tensor, artefact: Tensor | None, counted: Tensor | None) -> None:
         self.dice.update(prediction, mask, counted=counted)
         if self.leakage is not None and self.information is not None and artefact is not None:
             self.leakage.update(prediction, mask, artefact, counted=counted)

@@ -55,7 +55,7 @@ class MaskDataModule(LightningDataModule):
         self,
         *,
         coarsening: Coarsening | None = None,
-        view: View = View.COARSE,
+        view: View | str = View.COARSE,
         fine_fraction: float = 0.1,
         split_seed: int = 0,
         split_file: str | Path | None = None,
@@ -130,7 +130,11 @@ class MaskDataModule(LightningDataModule):
         if self._prior is None:
             fine = frozenset(self.split.fine)
             arrays = [self.read(case) for case in self.part("train") if case.id in fine]
-            pairs = [(a.mask, a.coarse if a.coarse is not None else self.coarsening(a.mask)) for a in arrays]
+            pairs = [
+                (a.mask, self.coarsening(a.mask) if a.coarse is None else a.coarse)
+                for a in arrays
+                if a.mask is not None
+            ]
             self._prior = PositionPrior.fit(pairs, self.coarsening)
         return self._prior
 
@@ -254,7 +258,8 @@ class MaskDataModule(LightningDataModule):
     def _loader(
         self, dataset: MaskDataset, sampler: Sampler[int] | None = None, drop_last: bool = False
     ) -> DataLoader[Item]:
-        if sampler is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if sampler is None and distributed:
             sampler = EvaluationSampler(dataset)
         return DataLoader(
             dataset,
@@ -264,4 +269,3 @@ class MaskDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
-

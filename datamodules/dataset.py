@@ -119,7 +119,7 @@ def _plain(value: Any) -> Tensor:
     return tensor.contiguous()
 
 
-class EvaluationSampler(DistributedSampler[Item]):
+class EvaluationSampler(DistributedSampler[int]):
     """Each rank's share of an evaluation set, padded to equal length with items marked as copies.
 
     Lightning's default sampler pads with items that metrics then count twice; unequal lengths would hang

@@ -44,9 +44,7 @@ def index_files(folder: Path, suffix: str = "", ignore: str = "") -> dict[str, P
             raise DataError(f"{file} and {files[name]} have the same id {name}: remove one")
         files[name] = file
     if not files:
-        raise DataError(
-            f"{folder} holds no file{f' ending in {suffix}' if suffix else ''}: is it the right folder?"
-        )
+        raise DataError(f"{folder} holds no file{f' ending in {suffix}' if suffix else ''}: is it the right folder?")
     return files
 
 
@@ -97,9 +95,7 @@ def read_table(path: Path, id_column: str, names: list[str] | None = None) -> pd
     # The header decides: guessing from content, as csv.Sniffer does, takes letters for separators.
     separator = max(",;\t", key=first_line(path).count)
     try:
-        table = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, names=names, encoding="utf-8-sig"
-        )
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, names=names, encoding="utf-8-sig")
     except ValueError as error:  # of which pandas' own errors are kinds
         raise DataError(f"{path} cannot be read as a table ({error}): correct the file") from error
     require_columns(path, table, [id_column])
@@ -135,6 +131,5 @@ def require_columns(path: Path, table: pd.DataFrame, columns: list[str]) -> None
     for column in columns:
         if column not in table.columns:
             raise DataError(
-                f"{path} has no column {column!r}, only {', '.join(map(str, table.columns))}: "
-                "correct the column name"
+                f"{path} has no column {column!r}, only {', '.join(map(str, table.columns))}: correct the column name"
             )

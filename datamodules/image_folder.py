@@ -172,9 +172,7 @@ class ImageFolderDataModule(MaskDataModule):
             return {}
         table = read_table(self.table, self.id_column)
         require_columns(self.table, table, self.columns)
-        rows = {
-            str(id): {str(k): str(v) for k, v in row.items()} for id, row in table.to_dict("index").items()
-        }
+        rows = {str(id): {str(k): str(v) for k, v in row.items()} for id, row in table.to_dict("index").items()}
         unmatched = sorted({*ids} ^ {*rows})
         if unmatched:
             raise DataError.of(
@@ -199,16 +197,13 @@ class ImageFolderDataModule(MaskDataModule):
     def _label(self, id: str, row: Mapping[str, str], paths: Mapping[str, Path]) -> int:
         if self.label_column is None:
             classes = self._peek(paths.get("mask", paths.get("coarse")), self.mask_values)
-            return (
-                0 if classes is None or not classes.any() else int(np.bincount(classes[classes > 0]).argmax())
-            )
+            return 0 if classes is None or not classes.any() else int(np.bincount(classes[classes > 0]).argmax())
         value = row[self.label_column]
         if value in self.names:
             return self.names.index(value)
         if not value.isdecimal():
             raise DataError(
-                f"{self.table}: {id} has the label {value!r}: "
-                f"write a class number or one of {', '.join(self.names)}"
+                f"{self.table}: {id} has the label {value!r}: write a class number or one of {', '.join(self.names)}"
             )
         return int(value)
 

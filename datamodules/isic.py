@@ -103,9 +103,7 @@ class ISICDataModule(MaskDataModule):
         if self.fractions is None:
             absent = [part for part in PARTS if all(case.part != part for case in cases)]
             if absent:
-                raise DataError(
-                    f"{self.root} has no images in the challenge's {absent[0]}: add them or set fractions"
-                )
+                raise DataError(f"{self.root} has no images in the challenge's {absent[0]}: add them or set fractions")
             return cases
         strata = [(malignant.get(case.id), case.flags.get(self.flag)) for case in cases]
         parts = grouped_split([case.group for case in cases], strata, self.fractions, self.part_seed)

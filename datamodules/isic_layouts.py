@@ -105,9 +105,7 @@ def find_lesions(root: Path) -> list[Lesion]:
     found = [(layout, folder) for layout in LAYOUTS if (folder := _locate(root, layout.images)) is not None]
     years = sorted({layout.year for layout, _ in found})
     if len(years) > 1:
-        raise DataError(
-            f"{root} holds the challenges {years}, which share images: set root to the folder of one"
-        )
+        raise DataError(f"{root} holds the challenges {years}, which share images: set root to the folder of one")
     if not found:
         raise DataError(
             f"{root} holds no ISIC challenge: expected e.g. {LAYOUTS[2].images} and {LAYOUTS[2].masks}, or "
@@ -144,9 +142,7 @@ def read_malignancy(path: Path) -> dict[str, bool]:
     malignant: dict[str, bool] = {}
     for id, value in table[column].items():
         if value not in _YES | _NO:
-            raise DataError(
-                f"{path} says {value!r} of {id} in column {column!r}: expected 0, 1, benign or malignant"
-            )
+            raise DataError(f"{path} says {value!r} of {id} in column {column!r}: expected 0, 1, benign or malignant")
         malignant[str(id)] = value in _YES
     return malignant
 
@@ -226,7 +222,4 @@ def _lesions(
     malignant: Mapping[str, bool],
 ) -> list[Lesion]:
     require_images(images, masks)
-    return [
-        Lesion(id, file, masks.get(id), parts.get(id, default), malignant.get(id))
-        for id, file in images.items()
-    ]
+    return [Lesion(id, file, masks.get(id), parts.get(id, default), malignant.get(id)) for id, file in images.items()]

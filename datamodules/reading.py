@@ -233,8 +233,7 @@ def _to_classes(path: Path, raw: NDArray[Any], values: Mapping[int, int] | None)
     unknown = [value for value in found if value not in values]
     if unknown:
         raise DataError(
-            f"{path} holds the values {_some(unknown)}, which mask_values does not name: "
-            "add them, or correct the mask"
+            f"{path} holds the values {_some(unknown)}, which mask_values does not name: add them, or correct the mask"
         )
     classes = np.zeros(raw.shape, np.int64)
     for value in found:

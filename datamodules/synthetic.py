@@ -45,13 +45,9 @@ class DermoscopyGenerator:
 
     def __post_init__(self) -> None:
         if self.size < SMALLEST:
-            raise ValueError(
-                f"size must be at least {SMALLEST} pixels to show hair and ticks, got {self.size}"
-            )
+            raise ValueError(f"size must be at least {SMALLEST} pixels to show hair and ticks, got {self.size}")
 
-    def render(
-        self, key: Sequence[int], label: int, artefact: Artefact | None = None, hair: bool = False
-    ) -> Arrays:
+    def render(self, key: Sequence[int], label: int, artefact: Artefact | None = None, hair: bool = False) -> Arrays:
         """Paint one picture.
 
         Args:
@@ -69,9 +65,7 @@ class DermoscopyGenerator:
             >>> arrays.image.shape, np.unique(arrays.mask), np.unique(arrays.artefact)
             ((3, 64, 64), array([0, 2]), array([0, 2], dtype=uint8))
         """
-        skin, body, strands, beside, camera = (
-            Generator(PCG64(child)) for child in SeedSequence(tuple(key)).spawn(5)
-        )
+        skin, body, strands, beside, camera = (Generator(PCG64(child)) for child in SeedSequence(tuple(key)).spawn(5))
         lesion = draw_lesion(body, self.size, malignant=label == MALIGNANT)
         image = draw_skin(skin, self.size, bare=~lesion.mask) * np.exp(-lesion.density)
         types = np.zeros((self.size, self.size), dtype=np.uint8)
@@ -118,6 +112,8 @@ class SyntheticDermoscopy(MaskDataModule):
         artefacts: types beside the lesion, equally frequent, one per image. Dark corners are left out by
             default: most of their pixels lie beyond the coarse mask.
         hair_rate: share of images with hair.
+        mark_hair: count hair as an artefact in the artefact map. It is one, but it tells nothing of the class, so
+            by default the map holds the spurious artefacts only.
         seed: seed of the whole data set.
         kwargs: see :class:`MaskDataModule`.
 
@@ -143,6 +139,7 @@ class SyntheticDermoscopy(MaskDataModule):
         prevalence: float = 0.5,
         artefacts: Sequence[ArtefactName] = ("ruler", "ink", "patch"),
         hair_rate: float = 0.3,
+        mark_hair: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -153,6 +150,7 @@ class SyntheticDermoscopy(MaskDataModule):
         self.prevalence = prevalence
         self.artefacts = tuple(artefacts)
         self.hair_rate = hair_rate
+        self.mark_hair = mark_hair
         self.seed = seed
         self._check()
 
@@ -162,16 +160,12 @@ class SyntheticDermoscopy(MaskDataModule):
                 raise ValueError(f"{part}_images must be at least 1, got {number}")
         for part in ("train", "test"):
             if not -1 <= self.correlations[part] <= 1:
-                raise ValueError(
-                    f"{part}_correlation must lie between -1 and 1, got {self.correlations[part]}"
-                )
+                raise ValueError(f"{part}_correlation must lie between -1 and 1, got {self.correlations[part]}")
         for name in ("prevalence", "hair_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if not self.artefacts or not set(self.artefacts) <= set(get_args(ArtefactName)):
-            raise ValueError(
-                f"artefacts must name one or more of {get_args(ArtefactName)}, got {self.artefacts}"
-            )
+            raise ValueError(f"artefacts must name one or more of {get_args(ArtefactName)}, got {self.artefacts}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
@@ -211,9 +205,12 @@ class SyntheticDermoscopy(MaskDataModule):
         """Paint one case."""
         key = (self.seed, PARTS.index(case.part), int(case.id.rpartition("-")[2]))
         shown = [Artefact[name.upper()] for name in get_args(ArtefactName) if case.flags[name]]
-        return self.generator.render(
+        arrays = self.generator.render(
             key, case.label, artefact=shown[0] if shown else None, hair=bool(case.flags["hair"])
         )
+        if arrays.artefact is not None and not self.mark_hair:
+            arrays.artefact[arrays.artefact == Artefact.HAIR] = 0
+        return arrays
 
 
 def _flags(kind: str | None, hair: bool) -> dict[str, int]:

@@ -148,10 +148,7 @@ def _class_problems(
             "correct the mask or name the classes"
         )
     elif single_class and len(classes) > 1:
-        yield (
-            f"{_file(case, kind)} holds the classes {classes} in one image: "
-            "keep one, or set single_class: false"
-        )
+        yield (f"{_file(case, kind)} holds the classes {classes} in one image: keep one, or set single_class: false")
     elif single_class and classes and classes != [case.label]:
         yield (
             f"{_file(case, kind)} holds class {classes[0]}, but the label of {case.id} is {case.label}: "

@@ -69,7 +69,11 @@ class Evaluation(nn.Module):
         values = {"dice_lesion": dice["lesion"], "dice_class": dice["class_mean"]}
         values |= {f"dice_{name}": dice[f"class_{k}"] for k, name in enumerate(self.class_names) if k > 0}
         values |= {f"foreground_{name}": value for name, value in outcome.items()}
-        values |= {"auroc": self.auroc.compute(), "auroc_robust": robust["robust"], "auroc_worst": robust["worst_group"]}
+        values |= {
+            "auroc": self.auroc.compute(),
+            "auroc_robust": robust["robust"],
+            "auroc_worst": robust["worst_group"],
+        }
         values |= {"leakage": leakage["leak_any"], "leakage_gap": leakage["gap_any"]}
         spurious = self.spurious.result()
         values["s_global"] = spurious.value

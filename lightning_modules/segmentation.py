@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -89,7 +89,7 @@ class SegmentationModule(LightningModule):
         """Logits ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
         if self._window is None or self.training or not self._exceeds_patch(image):
             return self.network(image)  # type: ignore[no-any-return]
-        return self._window(image, self.network)  # type: ignore[no-any-return]
+        return cast(Tensor, self._window(image, self.network))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch; networks with deep supervision weigh coarser outputs by halves."""

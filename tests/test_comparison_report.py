@@ -2,7 +2,13 @@ from erode.comparison_report import print_table
 
 
 def row(method, seed, dice, **more):
-    return {"method": method, "title": method.upper(), "seed": seed, "metrics": {"dice": dice, **more}, "seconds": 10.0}
+    return {
+        "method": method,
+        "title": method.upper(),
+        "seed": seed,
+        "metrics": {"dice": dice, **more},
+        "seconds": 10.0,
+    }
 
 
 def test_table_holds_mean_and_sd_over_seeds(capsys):

@@ -51,7 +51,11 @@ def test_terms_of_the_retain_view_by_hand():
     assert RoleLoss(**only | {"image_class": 1})(logits, batch).item() == pytest.approx(-math.log(0.6), rel=1e-5)
     # (3) with q = .25, .75 the pixels get soft targets, and the partial label of pixels with a prior is off
     batch = batch_of(mask, role, torch.tensor([[[NO_PRIOR, 0.25, 0.75]]]), label)
-    expected = [math.log(0.7), 0.75 * math.log(0.5) + 0.25 * math.log(0.3), 0.25 * math.log(0.2) + 0.75 * math.log(0.6)]
+    expected = [
+        math.log(0.7),
+        0.75 * math.log(0.5) + 0.25 * math.log(0.3),
+        0.25 * math.log(0.2) + 0.75 * math.log(0.6),
+    ]
     loss = RoleLoss(**only | {"cross_entropy": 1})(logits, batch)
     assert loss.item() == pytest.approx(-sum(expected) / 3, rel=1e-5)
     assert RoleLoss(**only | {"partial_label": 1})(logits, batch).item() == 0

@@ -117,9 +117,7 @@ def test_missing_parts_are_named(run):
 
 def test_cut_short_run_is_said_to_release_nothing(run):
     path = run / "unlearned/unlearning.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text()), "completed": False, "why": "KeyboardInterrupt"})
-    )
+    path.write_text(json.dumps({**json.loads(path.read_text()), "completed": False, "why": "KeyboardInterrupt"}))
     text = Page(report(run)).text
     assert "nothing was released" in text
     assert "never saw the forget set" not in text

@@ -97,7 +97,7 @@ def test_one_callback_line_is_enough(tmp_path, operator):
 
 
 def test_neg_grad_names_what_their_batch_lacks(tmp_path):
-    with pytest.raises(pl.utilities.exceptions.MisconfigurationException, match="finds no 'image'.*name image_key"):
+    with pytest.raises(pl.utilities.exceptions.MisconfigurationException, match=r"finds no 'image'.*name image_key"):
         fit(TheirModule(), tmp_path, NegGradSeg())
     record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
     assert record["completed"] is False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
 from ._version import __version__
-from .callbacks import UnlearningOperator
+from .callbacks.operator import operators_of
 from .comparison import compare
 from .files import fresh_folder
 from .report import report
 from .weights import load_weights, save_weights
 
-PLAIN_VERBS = {"compare": compare, "report": report}
+PLAIN_VERBS: dict[str, Callable[..., object]] = {"compare": compare, "report": report}
 """Verbs that need no Trainer of their own."""
 
 EPILOG = "further verbs: " + ", ".join(f"erode {verb} --help" for verb in PLAIN_VERBS)
@@ -32,7 +32,10 @@ class UnlearningTrainer(Trainer):
     """A Trainer with one more verb."""
 
     def unlearn(
-        self, model: LightningModule, datamodule: LightningDataModule | None = None, ckpt_path: str | None = None
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
     ) -> None:
         """Run the one unlearning operator among the callbacks.
 
@@ -44,7 +47,7 @@ class UnlearningTrainer(Trainer):
         Raises:
             MisconfigurationException: without exactly one operator.
         """
-        operators = [callback for callback in self.callbacks if isinstance(callback, UnlearningOperator)]
+        operators = operators_of(self)
         if len(operators) != 1:
             raise MisconfigurationException(
                 f"unlearn needs exactly one unlearning operator, found {len(operators)}; "
@@ -105,9 +108,11 @@ class ErodeCLI(LightningCLI):
         loggers = given if isinstance(given, list) else [given]
         for logger in loggers:
             _write_into(logger, root)
-        csv = Namespace(
+        csv = Namespace(  # type: ignore[no-untyped-call]
             class_path="lightning.pytorch.loggers.CSVLogger",
-            init_args=Namespace(save_dir=root, name="", version="", prefix="", flush_logs_every_n_steps=100),
+            init_args=Namespace(  # type: ignore[no-untyped-call]
+                save_dir=root, name="", version="", prefix="", flush_logs_every_n_steps=100
+            ),
         )
         trainer.logger = [*loggers, csv]
 
@@ -140,7 +145,7 @@ class ErodeCLI(LightningCLI):
             load_weights(self.model, weights)
 
 
-def run_folder(verb: str) -> Path:
+def run_folder(verb: str | None) -> Path:
     """A new folder ``runs/VERB-N``; processes that a distributed strategy launched share their parent's."""
     inherited = os.environ.get("ERODE_RUN_FOLDER")
     if inherited is not None and "LOCAL_RANK" in os.environ:
@@ -150,7 +155,7 @@ def run_folder(verb: str) -> Path:
             "processes launched from outside (torchrun, SLURM) cannot agree on a new run folder; "
             "give --trainer.default_root_dir"
         )
-    folder = fresh_folder("runs", verb)
+    folder = fresh_folder("runs", verb or "run")
     os.environ["ERODE_RUN_FOLDER"] = str(folder)
     return folder
 

@@ -51,10 +51,21 @@ class Method:
 METHODS: dict[MethodName, Method] = {
     "coarse": Method("coarse masks (to unlearn)", "coarse", View.COARSE),
     "retrain_fine": Method(
-        "retrain on the fine images", "retrained", View.FINE_SUBSET, lambda folder: Retrain(only_fine=True, folder=folder)
+        "retrain on the fine images",
+        "retrained",
+        View.FINE_SUBSET,
+        lambda folder: Retrain(only_fine=True, folder=folder),
     ),
-    "fine_tune": Method("fine-tune", "fine-tuned", View.FINE_SUBSET, lambda folder: FineTune(folder=folder), from_coarse=True),
-    "neg_grad": Method("NegGrad-Seg", "NegGrad-Seg", View.FINE_SUBSET, lambda folder: NegGradSeg(folder=folder), from_coarse=True),
+    "fine_tune": Method(
+        "fine-tune", "fine-tuned", View.FINE_SUBSET, lambda folder: FineTune(folder=folder), from_coarse=True
+    ),
+    "neg_grad": Method(
+        "NegGrad-Seg",
+        "NegGrad-Seg",
+        View.FINE_SUBSET,
+        lambda folder: NegGradSeg(folder=folder),
+        from_coarse=True,
+    ),
     "retain_view": Method("exact: retain view", "retain view", View.RETAIN, lambda folder: Retrain(folder=folder)),
     "oracle": Method("all masks fine (oracle)", "oracle", View.FINE),
 }
@@ -67,6 +78,7 @@ def compare(
     steps: int = 600,
     seeds: Sequence[int] = (0,),
     methods: Sequence[MethodName] = tuple(METHODS),
+    evaluate_on: Literal["test", "val"] = "test",
     accelerator: str = "auto",
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
 ) -> None:
@@ -83,6 +95,7 @@ def compare(
         steps: gradient steps of each row.
         seeds: one repetition each.
         methods: rows, in the order given; rows that start from the coarse model need ``coarse`` before them.
+        evaluate_on: the part that the numbers come from; make every choice on ``val``.
         accelerator: see Lightning's Trainer.
         precision: see Lightning's Trainer.
 
@@ -90,7 +103,7 @@ def compare(
         ValueError: if ``out`` holds another comparison, or a row lacks the coarse one it starts from.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
-    settings = _settings(data, model(), steps, precision)
+    settings = _settings(data, model(), steps, precision, evaluate_on)
     _claim(out, settings)
     rows = []
     for seed in seeds:
@@ -98,7 +111,7 @@ def compare(
         for name in methods:
             path = out / "rows" / f"{name}-seed{seed}.json"
             if not path.exists():
-                row = _run(name, seed, data, model, out, steps, accelerator, precision)
+                row = _run(name, seed, data, model, out, steps, evaluate_on, accelerator, precision)
                 write_json(path, row)
             rows.append(json.loads(path.read_text(encoding="utf-8")))
     write_json(out / "comparison.json", {"settings": settings, "columns": COLUMNS, "rows": rows})
@@ -107,14 +120,14 @@ def compare(
     print(f"report: {report(out)}")
 
 
-COLUMNS = [
-    ["dice_lesion", "lesion Dice"],
-    ["dice_class", "class Dice"],
-    ["auroc", "AUROC"],
-    ["auroc_robust", "robust AUROC"],
-    ["leakage", "leakage"],
-    ["s_global", "S_global [nats]"],
-]
+COLUMNS = (
+    ("dice_lesion", "lesion Dice"),
+    ("dice_class", "class Dice"),
+    ("auroc", "AUROC"),
+    ("auroc_robust", "robust AUROC"),
+    ("leakage", "leakage"),
+    ("s_global", "S_global [nats]"),
+)
 """Columns of the table: metric and title."""
 
 
@@ -125,6 +138,7 @@ def _run(
     model: Callable[[], SegmentationModule],
     out: Path,
     steps: int,
+    evaluate_on: Literal["test", "val"],
     accelerator: str,
     precision: Literal["32-true", "bf16-mixed"],
 ) -> dict[str, Any]:
@@ -149,8 +163,9 @@ def _run(
         default_root_dir=out,
         enable_checkpointing=False,
         enable_model_summary=False,
-        limit_val_batches=0,
         num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,  # nothing is chosen on the way, so nothing is validated either
+        val_check_interval=steps + 1,
         log_every_n_steps=10,
     )
     print(f"seed {seed}: {method.title}")
@@ -159,12 +174,13 @@ def _run(
     seconds = time.monotonic() - started
     if method.operator is None:
         save_weights(module, folder / "weights.safetensors")
-    metrics = trainer.test(module, datamodule=data, verbose=False)[0]
+    evaluate = trainer.test if evaluate_on == "test" else trainer.validate
+    metrics = evaluate(module, datamodule=data, verbose=False)[0]
     return {
         "method": name,
         "title": method.title,
         "seed": seed,
-        "metrics": {key.removeprefix("test/"): _number(value) for key, value in metrics.items()},
+        "metrics": {key.removeprefix(f"{evaluate_on}/"): _number(value) for key, value in metrics.items()},
         "seconds": round(seconds, 1),
         "split": data.split.digest,
     }
@@ -201,18 +217,23 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if path.exists():
         if digest_of(json.loads(path.read_text(encoding="utf-8"))) != digest_of(settings):
-            raise ValueError(f"{out} holds a comparison with other settings; nothing is overwritten, choose another out")
+            raise ValueError(
+                f"{out} holds a comparison with other settings; nothing is overwritten, choose another out"
+            )
     else:
         write_json(path, settings)
 
 
-def _settings(data: MaskDataModule, module: LightningModule, steps: int, precision: str) -> dict[str, Any]:
+def _settings(
+    data: MaskDataModule, module: LightningModule, steps: int, precision: str, evaluate_on: str
+) -> dict[str, Any]:
     return {
         "data": data.describe(),
         "network": type(module.network).__name__,
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "steps": steps,
         "precision": precision,
+        "evaluated on": evaluate_on,
         "torch": torch.__version__,
     }
 

@@ -81,6 +81,7 @@ class RoleLoss(nn.Module):
         self.partial_label = partial_label
         self.image_class = image_class
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
         self._dice = DiceLoss(include_background=False, batch=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -151,9 +152,7 @@ def gallery_figure(samples: Sequence[Sample], class_names: Sequence[str]) -> Fig
     ]
     if any(sample.artefact is not None for sample in rows):
         handles.append(Line2D([], [], color=ARTEFACT_COLOUR, linewidth=2, label="artefact"))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=11
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=11)
     return figure
 
 
@@ -173,9 +172,7 @@ def curves_figure(panels: Sequence[Panel], note: str = "") -> Figure:
     figure = new_figure(3.6 * columns, 2.7 * rows + (0.3 if note else 0))
     for index, panel in enumerate(panels):
         axis = figure.add_subplot(rows, columns, index + 1)
-        for (name, (steps, values)), colour in zip(
-            panel.curves.items(), _cycle(len(panel.curves)), strict=True
-        ):
+        for (name, (steps, values)), colour in zip(panel.curves.items(), _cycle(len(panel.curves)), strict=True):
             x, y = np.asarray(steps, float), np.asarray(values, float)
             marker = "o" if len(x) <= 40 else ""
             axis.plot(x, y, marker=marker, markersize=3.5, linewidth=1.6, color=colour, label=name)
@@ -191,9 +188,7 @@ def curves_figure(panels: Sequence[Panel], note: str = "") -> Figure:
         if len(panel.curves) > 1 or panel.levels:
             handles = [*axis.get_legend_handles_labels()[0]]
             if panel.levels:
-                handles.append(
-                    Line2D([], [], color="grey", linestyle="--", linewidth=1.1, label="original weights")
-                )
+                handles.append(Line2D([], [], color="grey", linestyle="--", linewidth=1.1, label="original weights"))
             axis.legend(handles=handles, fontsize=8, frameon=False)
     if note:
         figure.supxlabel(note, fontsize=8.5, color="#666666")
@@ -220,13 +215,17 @@ def rgb_array(figure: Figure) -> NDArray[np.uint8]:
 
 
 def _overlay(axis: Axes, mask: NDArray[np.integer], num_classes: int) -> None:
+    """Fill each class; outline the whole foreground, in the colour of its commonest class.
+
+    Outlines of the single classes would drown a prediction that mixes them.
+    """
+    rgba = np.zeros((*mask.shape, 4))
     for k in range(1, num_classes):
-        region = mask == k
-        colour = class_colour(k)
-        rgba = np.zeros((*region.shape, 4))
-        rgba[region] = (*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)), 0.35)
-        axis.imshow(rgba, interpolation="nearest")
-        _outline(axis, region, colour)
+        rgba[mask == k] = to_rgba(class_colour(k), 0.45)
+    axis.imshow(rgba, interpolation="nearest")
+    if (mask > 0).any():
+        commonest = int(np.bincount(mask[mask > 0].ravel()).argmax())
+        _outline(axis, mask > 0, class_colour(commonest))
 
 
 def _outline(axis: Axes, region: NDArray[np.bool_], colour: str) -> None:
@@ -234,9 +233,7 @@ def _outline(axis: Axes, region: NDArray[np.bool_], colour: str) -> None:
     if region.any():
         height, width = region.shape
         padded = np.pad(region.astype(float), 1)
-        axis.contour(
-            np.arange(-1, width + 1), np.arange(-1, height + 1), padded, [0.5], colors=colour, linewidths=1.8
-        )
+        axis.contour(np.arange(-1, width + 1), np.arange(-1, height + 1), padded, [0.5], colors=colour, linewidths=1.8)
         axis.set_xlim(-0.5, width - 0.5)
         axis.set_ylim(height - 0.5, -0.5)
 

@@ -38,9 +38,7 @@ def test_table_of_the_theory(reference, distance, shift):
     st.integers(1, 400),
 )
 @settings(deadline=None, max_examples=100)
-def test_step_by_step_account_of_the_calibrated_noise_is_the_budget(
-    reference, radius, clip, rate, decay, steps
-):
+def test_step_by_step_account_of_the_calibrated_noise_is_the_budget(reference, radius, clip, rate, decay, steps):
     sigma = gradient_clipping_sigma(
         1.0,
         1e-7,
@@ -65,13 +63,9 @@ def test_noise_saved_against_the_published_rule(reference, less, steps):
     assert koloskova_sigma(1.0, 1e-5, **setting) / ours == pytest.approx(less, abs=0.005)
 
 
-@given(
-    st.floats(0.1, 5), st.floats(0.1, 5), st.floats(0, 100), st.integers(1, 300), st.sampled_from(REFERENCES)
-)
+@given(st.floats(0.1, 5), st.floats(0.1, 5), st.floats(0, 100), st.integers(1, 300), st.sampled_from(REFERENCES))
 @settings(deadline=None, max_examples=100)
-def test_final_noise_is_never_below_output_perturbation_of_the_shrunk_weights(
-    radius, clip, decay, steps, reference
-):
+def test_final_noise_is_never_below_output_perturbation_of_the_shrunk_weights(radius, clip, decay, steps, reference):
     rate = 0.01
     sigma = gradient_clipping_sigma(
         1.0,

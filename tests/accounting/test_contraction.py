@@ -66,8 +66,7 @@ def test_more_steps_need_less_noise():
 
 def test_references():
     of = {
-        r: model_clipping_sigma(1.0, 1e-7, radius=1.0, steps=3, reference=r)
-        for r in ("retrained", "anchor", "noise")
+        r: model_clipping_sigma(1.0, 1e-7, radius=1.0, steps=3, reference=r) for r in ("retrained", "anchor", "noise")
     }
     assert of["retrained"] == of["anchor"]
     assert of["noise"] == pytest.approx(1 / gdp_mu(1.0, 1e-7))
@@ -84,9 +83,7 @@ def test_hopeless_noise_is_refused_with_a_remedy():
         contraction_steps(1.0, 1e-5, radius=10.0, sigma=1.0)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("radius", 0.0), ("sigma", -1.0), ("steps", 0), ("initial_delta", 2.0)]
-)
+@pytest.mark.parametrize(("name", "value"), [("radius", 0.0), ("sigma", -1.0), ("steps", 0), ("initial_delta", 2.0)])
 def test_wrong_values_are_named(name, value):
     with pytest.raises(ValueError, match=f"^{name} must"):
         model_clipping_delta(1.0, **({"radius": 1.0, "sigma": 1.0, "steps": 2} | {name: value}))

@@ -61,9 +61,7 @@ def test_every_branch_of_delta_agrees_with_400_digits(mu):
 def test_agrees_with_dp_accounting(sigma, delta):
     epsilon = dp_accounting.get_epsilon_gaussian(sigma, delta)
     assert gdp_epsilon(1 / sigma, delta) == pytest.approx(epsilon, rel=1e-7)
-    assert 1 / gdp_mu(epsilon, delta) == pytest.approx(
-        dp_accounting.get_sigma_gaussian(epsilon, delta), rel=1e-7
-    )
+    assert 1 / gdp_mu(epsilon, delta) == pytest.approx(dp_accounting.get_sigma_gaussian(epsilon, delta), rel=1e-7)
 
 
 @given(EPSILONS, DELTAS)

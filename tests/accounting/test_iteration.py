@@ -86,9 +86,7 @@ def test_pieces_solve_the_convex_problem(steps, distance):
 @settings(deadline=None, max_examples=200)
 def test_never_below_the_linear_map_and_never_above_paying_at_once(steps, distance):
     mu = account(steps).mu(distance)
-    at_once = [
-        ((distance * steps[0][0] if t == 0 else 0) + s) / sigma for t, (_, s, sigma) in enumerate(steps)
-    ]
+    at_once = [((distance * steps[0][0] if t == 0 else 0) + s) / sigma for t, (_, s, sigma) in enumerate(steps)]
     assert chord(steps, distance) <= mu * (1 + 1e-9)
     assert mu <= math.hypot(*at_once) * (1 + 1e-9)
 
@@ -139,9 +137,7 @@ def test_a_shift_without_noise_after_it_is_not_hidden():
 def test_free_steps_and_forgetting_steps():
     steps = [(0.9, 0.1, 0.5), (0.8, 0.2, 0.5)]
     assert account([*steps, (0.5, 0.0, 0.0)]).mu(1.0) == pytest.approx(account(steps).mu(1.0))
-    assert account([*steps, (0.0, 0.3, 0.5)]).mu(1.0) == pytest.approx(
-        0.6
-    )  # contraction 0: only its own shift
+    assert account([*steps, (0.0, 0.3, 0.5)]).mu(1.0) == pytest.approx(0.6)  # contraction 0: only its own shift
     assert account([]).mu(0.0) == 0.0
 
 

@@ -4,12 +4,12 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from erode.callbacks.gallery import PredictionGallery
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from erode.callbacks.gallery import PredictionGallery
 from erode.pictures import Sample, display_image, flatten_volume
 
 

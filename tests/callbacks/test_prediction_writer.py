@@ -7,10 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from erode.callbacks.prediction_writer import PredictionWriter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from torch.utils.data import DataLoader
+
+from erode.callbacks.prediction_writer import PredictionWriter
 
 
 class TheirModule(pl.LightningModule):

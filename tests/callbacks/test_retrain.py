@@ -40,7 +40,10 @@ class Module(pl.LightningModule):
 def batches():
     generator = torch.Generator().manual_seed(1)
     items = [
-        {"image": torch.randn(3, 16, 16, generator=generator), "mask": torch.randint(0, 2, (16, 16), generator=generator)}
+        {
+            "image": torch.randn(3, 16, 16, generator=generator),
+            "mask": torch.randint(0, 2, (16, 16), generator=generator),
+        }
         for _ in range(8)
     ]
     return DataLoader(items, batch_size=4)

@@ -6,12 +6,12 @@ import math
 import lightning.pytorch as pl
 import pytest
 import torch
-from erode.callbacks.spurious_monitor import SpuriousInformationMonitor
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from erode.callbacks.spurious_monitor import SpuriousInformationMonitor
 from erode.weights import weights_digest
 
 
@@ -20,9 +20,7 @@ class TheirModule(pl.LightningModule):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(4, 3, 1)
-        )
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(4, 3, 1))
 
     def forward(self, scan):
         return self.layers(scan)
@@ -162,17 +160,11 @@ def test_watching_changes_no_bit(tmp_path, scans):
 def test_logger_gets_the_five_values_together(tmp_path, scans):
     trainer = fit(tmp_path, TheirModule(), scans, monitor(), logger=CSVLogger(tmp_path))
     names = {name for name in trainer.callback_metrics if name.startswith("spurious/")}
-    assert names == {
-        f"spurious/{name}" for name in ("s_global", "leakage", "gap", "dice_lesion", "dice_class")
-    }
+    assert names == {f"spurious/{name}" for name in ("s_global", "leakage", "gap", "dice_lesion", "dice_class")}
     last = table(tmp_path / "lightning_logs" / "version_0")[-1]
     for name in names:
-        assert float(trainer.callback_metrics[name]) == pytest.approx(
-            float(last[name.removeprefix("spurious/")])
-        )
-    assert (
-        (tmp_path / "lightning_logs/version_0/spurious_information.png").read_bytes().startswith(b"\x89PNG")
-    )
+        assert float(trainer.callback_metrics[name]) == pytest.approx(float(last[name.removeprefix("spurious/")]))
+    assert (tmp_path / "lightning_logs/version_0/spurious_information.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_artefact_maps_only_dice(tmp_path, scans):

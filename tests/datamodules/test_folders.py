@@ -1,4 +1,5 @@
 import pytest
+
 from erode.datamodules.errors import DataError
 from erode.datamodules.folders import index_files, read_table, require_columns, require_images
 

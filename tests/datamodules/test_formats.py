@@ -4,10 +4,11 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from erode.datamodules.errors import DataError
-from erode.datamodules.formats import load, stem
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from erode.datamodules.errors import DataError
+from erode.datamodules.formats import load, stem
 
 RNG = np.random.default_rng(0)
 

@@ -1,10 +1,11 @@
 from collections import Counter
 
 import pytest
-from erode.datamodules.errors import DataError
-from erode.datamodules.grouped_split import grouped_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from erode.datamodules.errors import DataError
+from erode.datamodules.grouped_split import grouped_split
 
 CASES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=60, max_size=200)
 

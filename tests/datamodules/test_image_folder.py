@@ -3,9 +3,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+
 from erode.datamodules.errors import DataError
 from erode.datamodules.image_folder import ImageFolderDataModule
-
 from erode.masks import View
 
 SHAPE = (12, 16)
@@ -90,9 +90,7 @@ def test_annotated_coarse_masks_decide_the_forget_set(folder, save):
     for id in ids[:8]:
         (folder / "masks" / f"{id}_mask.png").rename(folder / f"{id}.png")
         save(folder / "coarse" / f"{id}_mask.png", lesion(0 if int(id[1:]) % 2 else 255, grow=3))
-    data = ImageFolderDataModule(
-        folder, coarse_masks="coarse", split_column="part", **TABLE, view=View.COARSE
-    )
+    data = ImageFolderDataModule(folder, coarse_masks="coarse", split_column="part", **TABLE, view=View.COARSE)
     data.prepare_data()
     data.setup("fit")
     assert list(data.split.coarse) == ids[:8]

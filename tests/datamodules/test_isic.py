@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from erode.datamodules.errors import DataError
 from erode.datamodules.isic import NEAR_DUPLICATES, ISICDataModule
 from erode.datamodules.isic_layouts import ARTEFACTS, LAYOUTS, find_lesions, read_artefacts, read_malignancy
@@ -102,12 +103,8 @@ def test_prepared_folder_without_flags(tmp_path, save):
     cases = ISICDataModule(tmp_path, task="multiclass", fractions=None).cases()
     assert [(case.label, case.flags) for case in cases] == [(1 + i % 2, {}) for i in range(10)]
     assert [case.part for case in cases[:3]] == ["train", "val", "test"]
-    (tmp_path / "metadata.csv").write_text(
-        "\n".join(["image_id,split,malignant", *rows]).replace("val", "dev")
-    )
-    with pytest.raises(
-        DataError, match=r"metadata\.csv puts ISIC_0000001 in 'dev': write train, val or test"
-    ):
+    (tmp_path / "metadata.csv").write_text("\n".join(["image_id,split,malignant", *rows]).replace("val", "dev"))
+    with pytest.raises(DataError, match=r"metadata\.csv puts ISIC_0000001 in 'dev': write train, val or test"):
         find_lesions(tmp_path)
 
 
@@ -139,9 +136,7 @@ def test_wrong_folders_are_named_with_a_remedy(tmp_path, save):
     with pytest.raises(DataError, match=r"has no masks: unpack ISIC-2017_Training_Part1_GroundTruth below"):
         find_lesions(tmp_path)
     challenge(tmp_path, 2016, save)
-    with pytest.raises(
-        DataError, match=r"holds the challenges \[2016, 2017\].*: set root to the folder of one"
-    ):
+    with pytest.raises(DataError, match=r"holds the challenges \[2016, 2017\].*: set root to the folder of one"):
         find_lesions(tmp_path)
 
 

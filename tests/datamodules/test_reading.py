@@ -2,13 +2,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from erode.datamodules.case import Case
-from erode.datamodules.errors import DataError
-from erode.datamodules.reading import read_case, read_image, read_mask
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from erode.datamodules.case import Case
+from erode.datamodules.errors import DataError
+from erode.datamodules.reading import read_case, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 
@@ -117,9 +118,7 @@ def test_masks_take_the_class_of_the_image(tmp_path, save):
     paths = {"image": path, "mask": path, "coarse": path}
     arrays = read_case(Case("a", 3, "train", paths=paths))
     assert arrays.mask.tolist() == arrays.coarse.tolist() == [[0, 3]]
-    with pytest.raises(
-        DataError, match=r"a\.png has foreground, but the label of a is 0 .* correct the label"
-    ):
+    with pytest.raises(DataError, match=r"a\.png has foreground, but the label of a is 0 .* correct the label"):
         read_case(Case("a", 0, "train", paths=paths))
 
 

@@ -7,19 +7,17 @@ from math import ceil
 
 import numpy as np
 import pytest
-from erode.datamodules.saab import SaabSynthetic, place_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from erode.datamodules.saab import SaabSynthetic, place_blocks
 from erode.masks import SpecificityWindow
 
 
 def test_numbers_of_images_follow_the_recipe():
     data = SaabSynthetic()
-    counts = {
-        part: Counter((c.label, c.flags["any"]) for c in data.part(part)) for part in ("train", "val", "test")
-    }
+    counts = {part: Counter((c.label, c.flags["any"]) for c in data.part(part)) for part in ("train", "val", "test")}
     assert counts["train"] == {(1, 1): 135, (0, 0): 15}
     assert counts["val"] == {(1, 1): 45, (0, 0): 5}
     assert counts["test"] == {(y, s): 100 for y in (0, 1) for s in (0, 1)}

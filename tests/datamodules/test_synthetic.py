@@ -7,11 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from erode.datamodules.dermoscopy_painting import Artefact, smooth_noise
-from erode.datamodules.synthetic import DermoscopyGenerator, SyntheticDermoscopy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
+
+from erode.datamodules.dermoscopy_painting import Artefact, smooth_noise
+from erode.datamodules.synthetic import DermoscopyGenerator, SyntheticDermoscopy
 
 BESIDE = [Artefact.RULER, Artefact.INK, Artefact.PATCH, Artefact.DARK_CORNER]
 scenes = st.tuples(

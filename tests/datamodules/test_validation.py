@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from erode.datamodules.case import Arrays, Case
 from erode.datamodules.errors import DataError
 from erode.datamodules.reading import read_case
@@ -67,10 +68,7 @@ def test_wrong_cases_are_named_with_a_remedy(cases, file, remedy):
     ],
 )
 def test_wrong_pixels_are_named_with_a_remedy(change, fields, file, remedy):
-    paths = {
-        kind: Path(f"a{end}.png")
-        for kind, end in {"image": "", "mask": "_mask", "artefact": "_ruler"}.items()
-    }
+    paths = {kind: Path(f"a{end}.png") for kind, end in {"image": "", "mask": "_mask", "artefact": "_ruler"}.items()}
     message = problems([case("a", paths=paths, **fields)], replace(GOOD, **change))
     assert file in message
     assert remedy in message
@@ -95,8 +93,7 @@ def test_unequal_shapes_are_reported():
 def test_all_bad_files_are_listed_together(tmp_path, save):
     ids = ["good", "missing", "empty", "damaged", "small", "noisy"]
     cases = [
-        Case(id, 1, "train", paths={kind: tmp_path / kind / f"{id}.png" for kind in ("image", "mask")})
-        for id in ids
+        Case(id, 1, "train", paths={kind: tmp_path / kind / f"{id}.png" for kind in ("image", "mask")}) for id in ids
     ]
     for each in cases:
         save(each.paths["image"], np.zeros((8, 8)))

@@ -15,9 +15,7 @@ SHAPES = st.one_of(
     st.tuples(st.integers(2, 14), st.integers(2, 14)),
     st.tuples(st.integers(2, 6), st.integers(2, 7), st.integers(2, 6)),
 )
-REGIONS = SHAPES.flatmap(
-    lambda shape: hnp.arrays(np.bool_, shape, elements=st.integers(0, 9).map(lambda v: v == 0))
-)
+REGIONS = SHAPES.flatmap(lambda shape: hnp.arrays(np.bool_, shape, elements=st.integers(0, 9).map(lambda v: v == 0)))
 
 
 def box_by_hand(region: np.ndarray, padding: int) -> np.ndarray:

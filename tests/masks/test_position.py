@@ -97,9 +97,7 @@ def test_prior_of_random_lesions_matches_the_rate_on_fresh_ones():
     for value in np.unique(said):
         chosen = said == value
         if chosen.sum() > 500:
-            error = (
-                4 * np.sqrt(value * (1 - value) / chosen.sum()) + 0.02
-            )  # pixels of an image are correlated
+            error = 4 * np.sqrt(value * (1 - value) / chosen.sum()) + 0.02  # pixels of an image are correlated
             assert abs(true[chosen].mean() - value) < error
 
 

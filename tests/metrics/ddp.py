@@ -40,9 +40,7 @@ def make_metrics(**kwargs):
 
 def make_data():
     generator = torch.Generator().manual_seed(0)
-    maps = {
-        name: torch.randint(3, (IMAGES, 7, 5), generator=generator) for name in ("pred", "mask", "coarse")
-    }
+    maps = {name: torch.randint(3, (IMAGES, 7, 5), generator=generator) for name in ("pred", "mask", "coarse")}
     maps["mask"][3] = maps["pred"][3] = 0
     artefact = torch.randint(3, (IMAGES, 7, 5), generator=generator, dtype=torch.uint8)
     artefact[:2, 0], artefact[2] = 255, 255
@@ -65,9 +63,7 @@ def evaluate(indices, counted, **kwargs):
 
 def main(rank, world, store, out):
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60))
     # As DistributedSampler deals them: every world-th image, the first ones again where they run out.
     dealt = torch.arange(-(-IMAGES // world) * world)[rank::world]
     together = evaluate(dealt % IMAGES, dealt < IMAGES)

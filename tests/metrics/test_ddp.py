@@ -15,9 +15,7 @@ def evaluations(tmp_path_factory):
     script = Path(__file__).with_name("ddp.py")
     arguments = ["2", str(folder / "store"), str(folder / "out.pt")]
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), *arguments], stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, str(script), str(rank), *arguments], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     for process in processes:

@@ -28,6 +28,4 @@ def check_positive(**values: float) -> None:
 def check_steps(steps: int) -> None:
     """Raise ValueError unless ``steps`` is a whole number of at least 1."""
     if steps != int(steps) or steps < 1:
-        raise ValueError(
-            f"steps must be a whole number >= 1, got {steps}: without a noisy step nothing is hidden"
-        )
+        raise ValueError(f"steps must be a whole number >= 1, got {steps}: without a noisy step nothing is hidden")

@@ -68,9 +68,7 @@ def classical_mu(epsilon: float, delta: float) -> float:
     """
     check_delta(delta)
     if not 0 < epsilon <= 1:
-        raise ValueError(
-            f"the classical Gaussian rule is valid for 0 < epsilon <= 1, got {epsilon}; use gdp_mu"
-        )
+        raise ValueError(f"the classical Gaussian rule is valid for 0 < epsilon <= 1, got {epsilon}; use gdp_mu")
     return epsilon / math.sqrt(2 * math.log(1.25 / delta))
 
 
@@ -108,7 +106,5 @@ def renyi_mu(epsilon: float, delta: float) -> float:
         return (epsilon + slack) / order
 
     # The objective has one maximum, near α - 1 = sqrt(2 ln(1/δ))/μ.
-    best = minimize_scalar(
-        lambda t: -half_square(t), bounds=(-10.0, 40.0), method="bounded", options={"xatol": 1e-10}
-    )
+    best = minimize_scalar(lambda t: -half_square(t), bounds=(-10.0, 40.0), method="bounded", options={"xatol": 1e-10})
     return math.sqrt(2 * max(0.0, -float(best.fun)))

@@ -79,9 +79,7 @@ class Coarsening(ABC):
     def describe(self) -> dict[str, Any]:
         """Name and settings as plain data, for digests and reports."""
         if not dataclasses.is_dataclass(self):
-            raise TypeError(
-                f"make {type(self).__name__} a frozen dataclass, so that its settings can be told"
-            )
+            raise TypeError(f"make {type(self).__name__} a frozen dataclass, so that its settings can be told")
         return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
 
@@ -102,9 +100,7 @@ def image_class(mask: Mask) -> int:
     if mask.ndim not in (2, 3) or mask.size == 0:
         raise ValueError(f"a mask is [H, W] or [D, H, W] and not empty, got shape {list(mask.shape)}")
     if mask.dtype.kind not in "biu":
-        raise ValueError(
-            f"a mask holds integer classes, got dtype {mask.dtype}; take the argmax or a threshold first"
-        )
+        raise ValueError(f"a mask holds integer classes, got dtype {mask.dtype}; take the argmax or a threshold first")
     label = mask.max()
     if label < 0 or not ((mask == 0) | (mask == label)).all():
         classes = np.unique(mask[mask != 0]).tolist()
@@ -125,7 +121,5 @@ def check_spacing(spacing: Spacing, ndim: int) -> tuple[float, ...] | None:
         return None
     sizes = tuple(float(size) for size in spacing)
     if len(sizes) != ndim or not all(0 < size < float("inf") for size in sizes):
-        raise ValueError(
-            f"spacing must be {ndim} positive numbers, one per axis of the mask, got {list(spacing)}"
-        )
+        raise ValueError(f"spacing must be {ndim} positive numbers, one per axis of the mask, got {list(spacing)}")
     return sizes

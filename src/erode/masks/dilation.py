@@ -81,9 +81,7 @@ class _BoxDilation(Coarsening):
 
     def region(self, foreground: Region, spacing: Spacing = None) -> Region:
         """Pixels whose window meets the foreground; counted in pixels, whatever the spacing."""
-        widths = [
-            min(w, n - 1) for w, n in zip(self._half_widths(foreground.shape), foreground.shape, strict=True)
-        ]
+        widths = [min(w, n - 1) for w, n in zip(self._half_widths(foreground.shape), foreground.shape, strict=True)]
         size = [2 * width + 1 for width in widths]
         found = ndimage.maximum_filter(foreground.view(np.uint8), size=size, mode="constant", cval=0)
         return np.asarray(found, dtype=np.bool_)

@@ -60,9 +60,7 @@ class PositionPrior:
         if len(self.foreground) != bins or len(self.total) != bins:
             raise ValueError(f"a position prior for {self.coarsening} has {bins} bins, got {len(self.total)}")
         if not all(0 <= f <= n for f, n in zip(self.foreground, self.total, strict=True)):
-            raise ValueError(
-                "a bin of this position prior counts more lesion pixels than pixels; fit it again"
-            )
+            raise ValueError("a bin of this position prior counts more lesion pixels than pixels; fit it again")
         if not any(self.total):
             raise ValueError(
                 "a position prior needs finely annotated images with a lesion, and none was counted; "
@@ -88,9 +86,7 @@ class PositionPrior:
         """
         bins = coarsening.position_edges.size - 1
         foreground, total = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
-        sized = (
-            zip(pairs, spacings, strict=True) if spacings is not None else ((pair, None) for pair in pairs)
-        )
+        sized = zip(pairs, spacings, strict=True) if spacings is not None else ((pair, None) for pair in pairs)
         for (fine, coarse), spacing in sized:
             inside = coarse != 0
             lesion = ~ring(fine, coarse)[inside]

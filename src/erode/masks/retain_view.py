@@ -80,18 +80,14 @@ def serve(
         ([[0, 0, 0, 0]], [[0, 2, 2, 2]], [[0, 2, 2, 2]])
     """
     if not view.serves(is_fine):
-        raise ValueError(
-            f"the view '{view}' serves images with fine masks only; leave the others out of its data"
-        )
+        raise ValueError(f"the view '{view}' serves images with fine masks only; leave the others out of its data")
     _check_class("coarse", coarse, label)
     inside = coarse != 0
     role = np.full(coarse.shape, Role.RETAIN, dtype=np.uint8)
     no_prior = np.full(coarse.shape, NO_PRIOR, dtype=np.float32)
     if view is View.RETAIN and not is_fine:
         role[inside] = Role.UNLABELLED
-        return _labels(
-            np.zeros_like(coarse), coarse, role, no_prior if prior is None else prior(coarse, spacing)
-        )
+        return _labels(np.zeros_like(coarse), coarse, role, no_prior if prior is None else prior(coarse, spacing))
     if view is View.COARSE and not is_fine:
         role[inside] = Role.FORGET
         return _labels(coarse, coarse, role, no_prior)
@@ -119,6 +115,4 @@ def _classes(mask: Mask) -> NDArray[np.int64]:
 def _check_class(name: str, mask: Mask, label: int) -> None:
     found = image_class(mask)
     if found not in (0, label):
-        raise ValueError(
-            f"the {name} mask holds class {found}, but the image is of class {label}; correct one of them"
-        )
+        raise ValueError(f"the {name} mask holds class {found}, but the image is of class {label}; correct one of them")

@@ -52,13 +52,9 @@ class ForgetSplit:
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
             _check_unique(getattr(self, name))
         if not self.fine:
-            raise ValueError(
-                "the fine set is empty, so nothing would be retained; annotate at least one image finely"
-            )
+            raise ValueError("the fine set is empty, so nothing would be retained; annotate at least one image finely")
         if not self.coarse:
-            raise ValueError(
-                "every image has a fine mask, so there is nothing to forget; train on the fine masks"
-            )
+            raise ValueError("every image has a fine mask, so there is nothing to forget; train on the fine masks")
         both = sorted({*self.fine} & {*self.coarse})
         if both:
             raise ValueError(
@@ -92,9 +88,7 @@ class ForgetSplit:
         _check_unique(ids)
         if not 0 < fine_fraction < 1:
             why = "nothing to forget" if fine_fraction >= 1 else "fine set empty"
-            raise ValueError(
-                f"fine_fraction = {fine_fraction}: {why}; use a share between 0 and 1, such as 0.1"
-            )
+            raise ValueError(f"fine_fraction = {fine_fraction}: {why}; use a share between 0 and 1, such as 0.1")
         members: dict[Hashable, list[str]] = {}
         for name, stratum in sorted(zip(ids, strata, strict=True), key=lambda pair: pair[0]):
             members.setdefault(stratum, []).append(name)
@@ -183,9 +177,7 @@ def _largest_remainder(total: int, sizes: Sequence[int]) -> list[int]:
     """
     quotas = [divmod(total * size, sum(sizes)) for size in sizes]
     shares = [whole for whole, _ in quotas]
-    by_remainder = sorted(
-        range(len(sizes)), key=lambda i: -quotas[i][1]
-    )  # a stable sort: ties go to the first
+    by_remainder = sorted(range(len(sizes)), key=lambda i: -quotas[i][1])  # a stable sort: ties go to the first
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return shares

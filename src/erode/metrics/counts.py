@@ -81,9 +81,7 @@ def keep_counted(counted: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]
     if counted is None:
         return tensors
     if counted.dtype != torch.bool or counted.shape != tensors[0].shape[:1]:
-        raise ValueError(
-            f"counted must be bool [{tensors[0].shape[0]}], got {counted.dtype} {list(counted.shape)}"
-        )
+        raise ValueError(f"counted must be bool [{tensors[0].shape[0]}], got {counted.dtype} {list(counted.shape)}")
     # Full batches are the rule: do not copy their maps.
     return tensors if bool(counted.all()) else tuple(tensor[counted] for tensor in tensors)
 

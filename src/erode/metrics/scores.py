@@ -11,8 +11,7 @@ from torch import Tensor
 def _check(probs: Tensor) -> None:
     if not probs.is_floating_point() or probs.ndim < 3:
         raise ValueError(
-            "probs must be float [B, K, *spatial], the softmax over classes, "
-            f"got {probs.dtype} {list(probs.shape)}"
+            f"probs must be float [B, K, *spatial], the softmax over classes, got {probs.dtype} {list(probs.shape)}"
         )
 
 

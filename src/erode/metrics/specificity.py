@@ -120,10 +120,7 @@ def refinement_advice(gamma: float, w: float = 0.0) -> str:
             f"Tightness {gamma:.2f} is below the turning point {turn:.2f}: refining raises spurious "
             f"information up to there, and pays only beyond tightness {even:.2f}."
         )
-    return (
-        f"Tightness {gamma:.2f} is beyond the turning point {turn:.2f}: any refinement lowers spurious "
-        "information."
-    )
+    return f"Tightness {gamma:.2f} is beyond the turning point {turn:.2f}: any refinement lowers spurious information."
 
 
 class BoxTightness(Metric):

@@ -261,9 +261,7 @@ class GlobalSpuriousInformation(Metric):
     def compute(self) -> Tensor:
         """S_global in nats, 0-dim float64; `result` holds the rest."""
         if int(self.images) == 0:
-            nan = torch.full(
-                (self.num_classes - 1,), torch.nan, dtype=torch.float64, device=self.counts.device
-            )
+            nan = torch.full((self.num_classes - 1,), torch.nan, dtype=torch.float64, device=self.counts.device)
             self._result = SpuriousInformation(nan[0], nan, argmax_class=1)
             return nan[0]
         per_class = pooled_information(self.counts[1:], self.images)

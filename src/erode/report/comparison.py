@@ -38,9 +38,7 @@ def comparison_sections(run: Path, out: Path) -> tuple[list[Section], Missing]:
         seeds = sorted({row["seed"] for row in rows})
         chart = save_figure(chart_figure(rows, columns), out / DRAWN) if rows else None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path} is not what erode compare writes ({error!r}); run erode compare again"
-        ) from error
+        raise ValueError(f"{path} is not what erode compare writes ({error!r}); run erode compare again") from error
     if chart is None:
         return [], [("rows of comparison.json", "the comparison ended before its first row; call it again")]
     which = ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(map(str, seeds))
@@ -84,10 +82,7 @@ def table_rows(rows: Rows, columns: Columns) -> list[list[str]]:
 
 def by_method(rows: Rows) -> list[list[dict[str, Any]]]:
     """The rows of each method."""
-    return [
-        [row for row in rows if row["method"] == name]
-        for name in dict.fromkeys(row["method"] for row in rows)
-    ]
+    return [[row for row in rows if row["method"] == name] for name in dict.fromkeys(row["method"] for row in rows)]
 
 
 def chart_figure(rows: Rows, columns: Columns) -> Figure:

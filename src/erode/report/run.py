@@ -65,11 +65,7 @@ def _record(run: Path, out: Path, there: dict[str, Path]) -> Section | None:
         record["forget set"] = {
             "images with fine masks": counts["fine"],
             "images with coarse masks only": counts["coarse"],
-            **{
-                words(key): split[key]
-                for key in ("coarsening", "fine_fraction", "seed", "digest")
-                if key in split
-            },
+            **{words(key): split[key] for key in ("coarsening", "fine_fraction", "seed", "digest") if key in split},
         }
     return Section("What was unlearned, and how", html + facts(record)) if record else None
 
