@@ -35,7 +35,7 @@ class NegGradSeg(UnlearningOperator):
     Guarantee: none (approximate). Stores one copy of the weights on the CPU. One gradient evaluation per step.
 
     Args:
-        reading: which of the two losses.
+        reading: which of the two losses; the bounded one by default.
         ring_weight: w of ``reweighted``; 1 = fine-tuning.
         beta: β of ``ascent``; at most 0.7 collapses.
         collapse_ratio: smallest predicted-to-fine foreground ratio that still counts as well.
@@ -56,7 +56,7 @@ class NegGradSeg(UnlearningOperator):
 
     def __init__(
         self,
-        reading: Reading = "ascent",
+        reading: Reading = "reweighted",
         ring_weight: float = 2.0,
         beta: float = 0.95,
         collapse_ratio: float = 0.1,

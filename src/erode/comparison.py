@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from torch.utils.data import default_collate
 
 from .callbacks import FineTune, NegGradSeg, Retrain, UnlearningOperator
 from .comparison_report import print_table
-from .datamodules import MaskDataModule
+from .datamodules import MaskDataModule, SyntheticDermoscopy
 from .files import digest_of, write_json
 from .lightning_modules import SegmentationModule
 from .masks import View
@@ -72,8 +73,8 @@ METHODS: dict[MethodName, Method] = {
 
 
 def compare(
-    data: MaskDataModule,
-    model: Callable[[], SegmentationModule],
+    data: MaskDataModule | None = None,
+    model: Callable[[], SegmentationModule] | None = None,
     out: Path = Path("runs/compare"),
     steps: int = 600,
     seeds: Sequence[int] = (0,),
@@ -89,8 +90,8 @@ def compare(
     short goes on where it stopped when it is called again with the same settings.
 
     Args:
-        data: any DataModule of ours.
-        model: makes a fresh module.
+        data: any DataModule of ours; None = the embedded :class:`~erode.datamodules.SyntheticDermoscopy`.
+        model: makes a fresh module; None = the default network with the classes of the data.
         out: folder for rows, weights, pictures and report.
         steps: gradient steps of each row.
         seeds: one repetition each.
@@ -102,6 +103,8 @@ def compare(
     Raises:
         ValueError: if ``out`` holds another comparison, or a row lacks the coarse one it starts from.
     """
+    data = data or SyntheticDermoscopy()
+    model = model or functools.partial(SegmentationModule, class_names=data.class_names, num_classes=data.num_classes)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
     settings = _settings(data, model(), steps, precision, evaluate_on)
     _claim(out, settings)
@@ -189,10 +192,10 @@ def _run(
 def _draw(
     out: Path, data: MaskDataModule, module: SegmentationModule, methods: Sequence[MethodName], seed: int
 ) -> None:
-    """Draw what each row predicts on the same test images: two of each class with, two without an artefact."""
+    """Draw what each row predicts on the same test images: one of each class with, one without an artefact."""
     cases = data.dataset("test").cases
     groups = [(case.label, case.flags.get(data.flag)) for case in cases]
-    chosen = sorted(i for group in set(groups) for i in [n for n, g in enumerate(groups) if g == group][:2])
+    chosen = sorted(i for group in set(groups) for i in [n for n, g in enumerate(groups) if g == group][:1])
     batch = default_collate([data.dataset("test")[index] for index in chosen])
     predictions = {"coarse mask": batch["coarse"], "fine mask": batch["mask"]}
     for name in methods:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -143,7 +144,7 @@ def gallery_figure(samples: Sequence[Sample], class_names: Sequence[str]) -> Fig
                 _overlay(axis, sample.masks[title], len(class_names))
             elif sample.artefact is not None:
                 known = (sample.artefact > 0) & (sample.artefact != UNKNOWN_ARTEFACT)
-                _outline(axis, known, ARTEFACT_COLOUR)
+                _outline(axis, known, ARTEFACT_COLOUR, width=1.2)
         line[0].set_ylabel(sample.title, fontsize=9, color=INK)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=12, color=INK)
@@ -195,9 +196,11 @@ def curves_figure(panels: Sequence[Panel], note: str = "") -> Figure:
     return figure
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that belongs to no global state and keeps its parts apart."""
-    figure = Figure(figsize=(width, height), dpi=144, layout="constrained", facecolor="white")
+def new_figure(width: float, height: float, gap: float = 0.04) -> Figure:
+    """A figure, in inches, that belongs to no global state; its parts keep twice the gap between them."""
+    figure = Figure(
+        figsize=(width, height), dpi=144, layout=ConstrainedLayoutEngine(h_pad=gap, w_pad=gap), facecolor="white"
+    )
     FigureCanvasAgg(figure)
     return figure
 
@@ -228,12 +231,14 @@ def _overlay(axis: Axes, mask: NDArray[np.integer], num_classes: int) -> None:
         _outline(axis, mask > 0, class_colour(commonest))
 
 
-def _outline(axis: Axes, region: NDArray[np.bool_], colour: str) -> None:
+def _outline(axis: Axes, region: NDArray[np.bool_], colour: str, width: float = 1.8) -> None:
     """Trace the edge of a region; one pixel of padding closes the lines of regions that touch the border."""
     if region.any():
         height, width = region.shape
         padded = np.pad(region.astype(float), 1)
-        axis.contour(np.arange(-1, width + 1), np.arange(-1, height + 1), padded, [0.5], colors=colour, linewidths=1.8)
+        axis.contour(
+            np.arange(-1, width + 1), np.arange(-1, height + 1), padded, [0.5], colors=colour, linewidths=width
+        )
         axis.set_xlim(-0.5, width - 0.5)
         axis.set_ylim(height - 0.5, -0.5)
 

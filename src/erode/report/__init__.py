@@ -49,7 +49,7 @@ def report(run: Path, out: Path | None = None) -> Path:
             "erode fit or unlearn (such as runs/unlearn-0), or the out folder of erode compare"
         )
     kind = "Comparison" if compares else "Run"
-    content = page(f"{kind} {run.resolve().name}", sections, missing)
+    content = page(f"{kind}: {run.resolve().name}", sections, missing)
     return write_atomically(out, lambda target: _write(target, content))
 
 

@@ -90,7 +90,7 @@ def chart_figure(rows: Rows, columns: Columns) -> Figure:
     methods = by_method(rows)
     wide = min(3, len(columns))
     tall = -(-len(columns) // wide)
-    figure = new_figure(2.0 + 2.9 * wide, tall * (0.9 + 0.3 * len(methods)))
+    figure = new_figure(2.0 + 2.9 * wide, tall * (0.9 + 0.3 * len(methods)), gap=0.1)
     axes = figure.subplots(tall, wide, squeeze=False, sharey=True)
     for axis in axes.ravel()[len(columns) :]:
         axis.set_visible(False)

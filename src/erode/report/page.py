@@ -162,7 +162,7 @@ TEMPLATE = Template("""<!DOCTYPE html>
     --tint: #1e2428; --accent: #56b4e9; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 3rem; background: var(--paper);
+body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.25rem 3rem; background: var(--paper);
   color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem;
   letter-spacing: -.01em; overflow-wrap: anywhere; }
@@ -175,12 +175,14 @@ img { display: block; max-width: 100%; height: auto; background: #fff; border: 1
 figcaption, caption, footer { color: var(--soft); font-size: .875rem; }
 figcaption { margin-top: .4rem; max-width: 44rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 50%; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 50%;
+  font-size: .88rem; }
 caption { text-align: left; padding-bottom: .5rem; }
-th, td { padding: .45rem .8rem; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
 th:first-child { text-align: left; padding-left: 0; }
-thead th { color: var(--soft); font-weight: 600; font-size: .875rem; border-bottom-width: 2px; }
+thead th { color: var(--soft); font-weight: 600; border-bottom-width: 2px;
+  white-space: normal; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) minmax(0, 1fr);
   gap: .25rem 1.25rem; margin: 0; }
@@ -198,6 +200,8 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line)
   body { padding-top: 1.5rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; padding-left: .8rem; }
+  figure { overflow-x: auto; }
+  img { max-width: none; width: 44rem; }
 }
 @media print {
   :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #fff; --accent: #444; }

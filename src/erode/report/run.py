@@ -24,6 +24,15 @@ REMEDIES = {
 HEADLINE = ("operator", "guarantee", "paper", "completed", "why", "view", "steps", "seconds")
 """The first facts of a record, in this order; the others follow as they stand."""
 
+TITLES = {
+    "s_global": "S_global [nats]",
+    "leakage": "leakage",
+    "gap": "gap",
+    "dice_lesion": "lesion Dice",
+    "dice_class": "class Dice",
+}
+"""What people read for the columns of the monitor's table."""
+
 GUARANTEES = {
     "exact": "Exact: the released weights come from training that never saw the forget set (ε = 0, δ = 0).",
     "certified": "Certified: (ε, δ)-indistinguishable from weights made without the forget set.",
@@ -84,7 +93,7 @@ def _before_and_after(run: Path, out: Path, there: dict[str, Path]) -> Section |
         "On the validation part. S_global [nats per image] is 0 for empty masks too; it means forgetting "
         "only where the gap falls and Dice does not."
     )
-    html += table(["weights", *map(words, names)], rows)
+    html += table(["weights", *(TITLES.get(name, name) for name in names)], rows)
     drawn = run / "spurious_information.png"
     if drawn.is_file():
         html += picture(drawn, "Curves of S_global, leakage and gap, and Dice over optimiser steps")
