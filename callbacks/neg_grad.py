@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from ..losses import RingAscentLoss, RingReweightedLoss
 from ..masks import View
+from .observation import entry
 from .operator import UnlearningOperator
 
 Reading = Literal["reweighted", "ascent"]
@@ -103,7 +104,9 @@ class NegGradSeg(UnlearningOperator):
         self._own_step = module.__dict__.get("training_step")
 
         def training_step(batch: Any, *_: Any) -> Tensor:
-            image, fine, coarse = (self._entry(batch, key) for key in (self.image_key, self.fine_key, self.coarse_key))
+            image = entry(batch, self.image_key, "image_key")
+            fine = entry(batch, self.fine_key, "fine_key")
+            coarse = entry(batch, self.coarse_key, "coarse_key")
             logits: Tensor = module(image)
             self._guard.see(logits, fine)
             loss: Tensor = self._loss(logits, fine.long(), coarse.long())
@@ -137,17 +140,6 @@ class NegGradSeg(UnlearningOperator):
         if self._own_step is not None:
             pl_module.training_step = self._own_step  # type: ignore[method-assign]
             self._own_step = None
-
-    def _entry(self, batch: Any, key: str | int) -> Tensor:
-        try:
-            value = batch[key]
-        except (KeyError, IndexError, TypeError) as error:
-            held = list(batch) if isinstance(batch, dict) else f"{len(batch)} entries"
-            raise MisconfigurationException(
-                f"NegGradSeg finds no {key!r} in the training batch ({held}); "
-                "name image_key, fine_key and coarse_key as your loader does"
-            ) from error
-        return value  # type: ignore[no-any-return]
 
 
 class _CollapseGuard:

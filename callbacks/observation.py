@@ -47,7 +47,7 @@ def entry(batch: Any, key: Key, argument: str) -> Any:
         if isinstance(batch, (tuple, list)):
             has = f"{has} with positions 0..{len(batch) - 1}"
         raise MisconfigurationException(
-            f"the validation batch has no entry {key!r}, it is {has}; set {argument} to where it is"
+            f"the batch has no entry {key!r}, it is {has}; set {argument} to where it is"
         ) from None
 
 

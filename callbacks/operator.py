@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from .._version import __version__
@@ -57,6 +57,7 @@ class UnlearningOperator(Callback):
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self._folder = None if folder is None else Path(folder)
+        self._release_to = Path()
         self._record: dict[str, Any] = {}
         self._started = 0.0
         self._statistics: RunningStatistics | None = None
@@ -87,7 +88,8 @@ class UnlearningOperator(Callback):
         if len(operators) > 1:
             names = ", ".join(type(operator).__name__ for operator in operators)
             raise MisconfigurationException(f"{names} in one run: keep one operator per fit")
-        folder = self.folder(trainer)
+        # Every process asks, and asks here: Lightning broadcasts log_dir, so one that asked alone would wait for ever.
+        folder = self._release_to = self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
         if (folder / "unlearning.json").exists():
             raise MisconfigurationException(
                 f"{folder} already holds an unlearning run, and nothing is overwritten; "
@@ -122,14 +124,14 @@ class UnlearningOperator(Callback):
         """Say in the record that nothing was released."""
         if self._record and trainer.is_global_zero:
             why = f"{type(exception).__name__}: {exception}"
-            write_json(self.folder(trainer) / "unlearning.json", {**self._record, "completed": False, "why": why})
+            write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
         finished = self.finish(trainer, pl_module)
         if trainer.interrupted or not trainer.is_global_zero:
             return
-        folder = self.folder(trainer)
+        folder = self._release_to
         save_weights(pl_module, folder / "weights.safetensors")
         split = getattr(_datamodule(trainer), "split", None)
         if split is not None:
@@ -158,10 +160,6 @@ class UnlearningOperator(Callback):
         if self._statistics is not None:
             self._statistics.give_back()
             self._statistics = None
-
-    def folder(self, trainer: Trainer) -> Path:
-        """Where this run's released files stand."""
-        return self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
 
     def _settings(self) -> dict[str, Any]:
         """The constructor's arguments, which subclasses keep as attributes of the same name."""

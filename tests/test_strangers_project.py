@@ -73,8 +73,8 @@ def fit(module, folder, *callbacks, steps=30, **options):
     [
         FineTune(),
         Retrain(),
+        NegGradSeg("ascent", image_key=0, fine_key=1, coarse_key=2),
         NegGradSeg(image_key=0, fine_key=1, coarse_key=2),
-        NegGradSeg("reweighted", image_key=0, fine_key=1, coarse_key=2),
     ],
     ids=["FineTune", "Retrain", "NegGradSeg-ascent", "NegGradSeg-reweighted"],
 )
@@ -97,11 +97,11 @@ def test_one_callback_line_is_enough(tmp_path, operator):
 
 
 def test_neg_grad_names_what_their_batch_lacks(tmp_path):
-    with pytest.raises(pl.utilities.exceptions.MisconfigurationException, match=r"finds no 'image'.*name image_key"):
+    with pytest.raises(pl.utilities.exceptions.MisconfigurationException, match=r"no entry 'image'.*set image_key"):
         fit(TheirModule(), tmp_path, NegGradSeg())
     record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
     assert record["completed"] is False
-    assert "finds no 'image'" in record["why"]
+    assert "no entry 'image'" in record["why"]
     assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
 
 
@@ -114,7 +114,7 @@ def test_neg_grad_restores_healthy_weights_before_collapse(tmp_path):
     guarded, unguarded = TheirModule(), TheirModule()
     for other in (guarded, unguarded):
         other.load_state_dict(module.state_dict())
-    options = {"beta": 0.02, "check_every": 1, **keys}
+    options = {"reading": "ascent", "beta": 0.02, "check_every": 1, **keys}
     trainer = fit(guarded, tmp_path / "guarded", NegGradSeg(**options, collapse_ratio=0.3), steps=400)
     fit(unguarded, tmp_path / "unguarded", NegGradSeg(**options, collapse_ratio=0), steps=400)
     scans = torch.utils.data.default_collate([Scans()[i] for i in range(16)])
