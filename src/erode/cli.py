@@ -6,26 +6,25 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import shtab
 from jsonargparse import Namespace, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
 from ._version import __version__
+from .callbacks import PredictionWriter
 from .callbacks.operator import operators_of
 from .comparison import compare
 from .files import fresh_folder
 from .report import report
 from .weights import load_weights, save_weights
-
-PLAIN_VERBS: dict[str, Callable[..., object]] = {"compare": compare, "report": report}
-"""Verbs that need no Trainer of their own."""
-
-EPILOG = "further verbs: " + ", ".join(f"erode {verb} --help" for verb in PLAIN_VERBS)
 
 
 class UnlearningTrainer(Trainer):
@@ -78,7 +77,12 @@ class ErodeCLI(LightningCLI):
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            parser_kwargs={"version": __version__, "description": __doc__, "epilog": EPILOG},
+            parser_kwargs={
+                "prog": "erode",
+                "version": __version__,
+                "description": "Remove coarse-mask shortcuts from segmentation models by unlearning.",
+                "epilog": "further verbs: " + ", ".join(f"erode {verb} --help" for verb in PLAIN_VERBS),
+            },
             args=args,
         )
 
@@ -102,6 +106,8 @@ class ErodeCLI(LightningCLI):
         if trainer.default_root_dir is None:
             trainer.default_root_dir = str(run_folder(self.subcommand))
         root = trainer.default_root_dir
+        _refuse_used(Path(root))
+        rank_zero_only(print)(f"run folder: {root}")
         if trainer.logger is False:
             return
         given = [] if trainer.logger in (None, True) else trainer.logger
@@ -114,7 +120,15 @@ class ErodeCLI(LightningCLI):
                 save_dir=root, name="", version="", prefix="", flush_logs_every_n_steps=100
             ),
         )
-        trainer.logger = [*loggers, csv]
+        trainer.logger = [csv, *loggers]  # Lightning takes the run's folder from the first logger
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Predictions become files even if nobody asked for a writer."""
+        trainer = super().instantiate_trainer(**kwargs)
+        own: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if self.subcommand == "predict" and not any(isinstance(callback, BasePredictionWriter) for callback in own):
+            own.append(PredictionWriter())
+        return trainer
 
     def before_fit(self) -> None:
         """Start from weights, if any are given."""
@@ -132,7 +146,7 @@ class ErodeCLI(LightningCLI):
     def after_fit(self) -> None:
         """Leave the weights and the split in the run folder, ready for ``unlearn``."""
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            folder = Path(self.trainer.default_root_dir)
             save_weights(self.model, folder / "weights.safetensors")
             split = getattr(self.datamodule, "split", None)
             if split is not None:
@@ -160,14 +174,48 @@ def run_folder(verb: str | None) -> Path:
     return folder
 
 
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
+    """Print a script that completes verbs and options, e.g. ``eval "$(erode completion bash)"``.
+
+    Options of classes are not among them: jsonargparse's own script walks every subclass of every class, and does
+    not come to an end on a Trainer.
+
+    Args:
+        shell: the shell that will read the script.
+    """
+
+    class Completion(ErodeCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+            print(shtab.complete(parser, shell))
+            raise SystemExit(0)
+
+    Completion([])
+
+
+PLAIN_VERBS: dict[str, Callable[..., object]] = {"compare": compare, "report": report, "completion": completion}
+"""Verbs that need no Trainer of their own."""
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``erode`` and ``python -m erode``."""
     os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments and arguments[0] in PLAIN_VERBS:
-        auto_cli(PLAIN_VERBS[arguments[0]], args=arguments[1:], prog=f"erode {arguments[0]}")
+        written = auto_cli(PLAIN_VERBS[arguments[0]], args=arguments[1:], prog=f"erode {arguments[0]}")
+        if written is not None:
+            print(written)
     else:
-        ErodeCLI(arguments)
+        ErodeCLI(None if args is None else arguments)
+
+
+def _refuse_used(folder: Path) -> None:
+    """Refuse a folder with a run in it before any logger opens, and so clears, its files."""
+    for name in ("config.yaml", "metrics.csv"):
+        if (folder / name).exists():
+            raise MisconfigurationException(
+                f"{folder} already holds a run ({name}), and nothing is overwritten; "
+                "give --trainer.default_root_dir another folder, or leave it out to get a new one"
+            )
 
 
 def _write_into(logger: Any, root: str) -> None:
