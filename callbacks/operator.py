@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import platform
 import time
 from collections.abc import Mapping
@@ -28,15 +29,16 @@ Guarantee = Literal["exact", "certified", "approximate"]
 class UnlearningOperator(Callback):
     """Base of all operators. One run of ``Trainer.fit`` with one operator unlearns once.
 
-    The order of a run is fixed here; subclasses fill the slots :meth:`check`, :meth:`prepare` and
-    :meth:`finish`:
+    The order of a run is fixed here; subclasses fill the slots :meth:`check`, :meth:`prepare`, :meth:`resume`,
+    :meth:`shortfall` and :meth:`finish`:
 
     1. ``setup``: a DataModule of ours is told to serve :attr:`view`; any other keeps serving what its owner
        chose, which must be retained data.
     2. ``on_fit_start``: :meth:`check` refuses what cannot work, running statistics of normalisation layers are
-       reset (they were computed on the forget set, theory §4), :meth:`prepare` changes the weights.
+       reset (they were computed on the forget set, theory §4), :meth:`prepare` changes the weights. A run that
+       goes on from a checkpoint is not reset again; :meth:`resume` takes the place of :meth:`prepare`.
     3. Each batch: a batch that still marks pixels as FORGET is refused.
-    4. ``on_train_end``, if the run was not cut short: rank 0 writes ``weights.safetensors``, ``split.json``
+    4. ``on_train_end``, if the run was not cut short and has no :meth:`shortfall`: rank 0 writes ``weights.safetensors``, ``split.json``
        (where the DataModule knows its split) and ``unlearning.json`` into the folder. Where it was cut short,
        only ``unlearning.json``, which says so.
 
@@ -44,8 +46,8 @@ class UnlearningOperator(Callback):
         folder: where the three files go; None = ``unlearned`` within the folder of the run's logger.
 
     Raises:
-        MisconfigurationException: before the first step, if the folder already holds a record, if two operators
-            meet in one run, or if a subclass refuses the set-up.
+        MisconfigurationException: before the first step, if the folder already holds the record of a completed
+            run, if two operators meet in one run, or if a subclass refuses the set-up.
     """
 
     guarantee: ClassVar[Guarantee]
@@ -59,6 +61,7 @@ class UnlearningOperator(Callback):
         self._folder = None if folder is None else Path(folder)
         self._release_to = Path()
         self._record: dict[str, Any] = {}
+        self._resumed = False
         self._started = 0.0
         self._statistics: RunningStatistics | None = None
 
@@ -70,6 +73,14 @@ class UnlearningOperator(Callback):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Change the weights before the first step."""
 
+    def resume(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take up a run from a checkpoint, whose weights the module holds; as a new run unless overridden."""
+        self.prepare(trainer, module)
+
+    def shortfall(self) -> str | None:
+        """Why the weights must not be released although training ended; None = release them."""
+        return None
+
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """What the operator adds to the record after the last step."""
         return {}
@@ -77,7 +88,9 @@ class UnlearningOperator(Callback):
     # Order of a run ------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask a DataModule of ours for the labels this operator trains on."""
+        """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
+        if stage == "fit":
+            self._record, self._resumed = {}, False
         serve = getattr(_datamodule(trainer), "serve", None)
         if stage == "fit" and serve is not None:
             serve(self.view)
@@ -90,7 +103,7 @@ class UnlearningOperator(Callback):
             raise MisconfigurationException(f"{names} in one run: keep one operator per fit")
         # Every process asks, and asks here: Lightning broadcasts log_dir, so one that asked alone would wait for ever.
         folder = self._release_to = self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
-        if (folder / "unlearning.json").exists():
+        if _completed(folder / "unlearning.json"):
             raise MisconfigurationException(
                 f"{folder} already holds an unlearning run, and nothing is overwritten; "
                 f"give {type(self).__name__}(folder=...) or the Trainer's default_root_dir another place"
@@ -98,6 +111,9 @@ class UnlearningOperator(Callback):
         self.check(trainer, pl_module)
         self._started = time.monotonic()
         self._statistics = RunningStatistics(pl_module)
+        if self._resumed:
+            self.resume(trainer, pl_module)
+            return
         self._record = {
             "operator": type(self).__name__,
             "guarantee": self.guarantee,
@@ -122,12 +138,14 @@ class UnlearningOperator(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in the record that nothing was released."""
-        if self._record and trainer.is_global_zero:
-            why = f"{type(exception).__name__}: {exception}"
-            write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
+        self._write_incomplete(trainer, f"{type(exception).__name__}: {exception}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
+        why = self.shortfall()
+        if why is not None:
+            self._write_incomplete(trainer, why)
+            return
         finished = self.finish(trainer, pl_module)
         if trainer.interrupted or not trainer.is_global_zero:
             return
@@ -161,6 +179,18 @@ class UnlearningOperator(Callback):
             self._statistics.give_back()
             self._statistics = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The record so far, plain data."""
+        return {"record": self._record}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the record of a run that was cut short."""
+        self._record, self._resumed = dict(state_dict["record"]), True
+
+    def _write_incomplete(self, trainer: Trainer, why: str) -> None:
+        if self._record and trainer.is_global_zero:
+            write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
+
     def _settings(self) -> dict[str, Any]:
         """The constructor's arguments, which subclasses keep as attributes of the same name."""
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
@@ -175,6 +205,10 @@ def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
 
 def _datamodule(trainer: Trainer) -> Any:
     return getattr(trainer, "datamodule", None)
+
+
+def _completed(record: Path) -> bool:
+    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["completed"] is True
 
 
 def _plain(value: Any) -> Any:

@@ -41,7 +41,8 @@ class MaskDataModule(LightningDataModule):
         single_class: refuse images with two foreground classes (theory §1).
         validate_data: read every file once before anything else and report all problems together.
         batch_size: images per batch and device.
-        balance_classes: draw training images so that every image-level class is equally frequent.
+        class_balance: how far rare classes are drawn more often in training: class k of n_k images is drawn in
+            proportion to ``n_k^(1 - class_balance)``; 0 = as they come, 1 = all equally often.
         flips: mirror training images at random along each axis.
         transform: a MONAI dictionary transform for training items; keys in ``datamodules.dataset.PIXEL_KEYS``.
         cache: keep images in memory once they are read.
@@ -64,7 +65,7 @@ class MaskDataModule(LightningDataModule):
         single_class: bool = True,
         validate_data: bool = True,
         batch_size: int = 16,
-        balance_classes: bool = False,
+        class_balance: float = 0.0,
         flips: bool = True,
         transform: Callable[[Item], Item] | None = None,
         cache: bool = True,
@@ -81,7 +82,9 @@ class MaskDataModule(LightningDataModule):
         self.single_class = single_class
         self.validate_data = validate_data
         self.batch_size = batch_size
-        self.balance_classes = balance_classes
+        if not 0 <= class_balance <= 1:
+            raise ValueError(f"class_balance must lie between 0 (as they come) and 1 (equal), got {class_balance}")
+        self.class_balance = class_balance
         self.flips = flips
         self.transform = transform
         self.cache = cache
@@ -157,7 +160,7 @@ class MaskDataModule(LightningDataModule):
             "coarsening": self.coarsening.describe(),
             "fine_fraction": self.fine_fraction,
             "position_prior": self.position_prior,
-            "balance_classes": self.balance_classes,
+            "class_balance": self.class_balance,
             "batch_size": self.batch_size,
             "flips": self.flips,
         }
@@ -249,11 +252,11 @@ class MaskDataModule(LightningDataModule):
         )
 
     def _train_sampler(self, dataset: MaskDataset) -> Sampler[int]:
-        if not self.balance_classes:
+        if self.class_balance == 0:
             return RandomSampler(dataset)
         labels = [case.label for case in dataset.cases]
         count = Counter(labels)
-        return WeightedRandomSampler([1 / count[label] for label in labels], len(labels))
+        return WeightedRandomSampler([count[label] ** -self.class_balance for label in labels], len(labels))
 
     def _loader(
         self, dataset: MaskDataset, sampler: Sampler[int] | None = None, drop_last: bool = False

@@ -1,0 +1,137 @@
+"""The optimiser of the noisy phase: one certified step, whole or not at all (theory §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+Vector = Sequence[Tensor]
+"""Tensors that together are one vector: weights, gradients or the anchor, in the same order."""
+
+Update = Callable[[Vector, Vector, Vector], None]
+"""Changes weights in place, given (weights, gradients, anchor); all that a step does before the noise."""
+
+_MARGIN = 1 - 1e-5
+"""Vectors are scaled to this part of a bound: rounding must not lift them above it."""
+
+
+class NoisySGD(Optimizer):
+    """Plain SGD whose step is backward pass, update and noise in one piece.
+
+    Clipping lies within the step, behind every hook that could still touch the gradient (other callbacks, the
+    Trainer's own clip), so their order does not change the mechanism: whatever they make of the gradient is
+    clipped. Learning rate, decay and clip norm belong to ``update``; what other code writes into
+    ``param_groups`` has no effect. There is no momentum and no state.
+
+    Args:
+        parameters: the exposed parameters, each once.
+        anchor: θ₀ of each.
+        update: the mechanism's update.
+        add_noise: adds noise to the weights and accounts for it.
+
+    Raises:
+        MisconfigurationException: at a step, if something else wrote the weights since the step before.
+        FloatingPointError: at a step, for a gradient that is not finite.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Parameter], anchor: Vector, update: Update, add_noise: Callable[[Vector], None]
+    ) -> None:
+        super().__init__(parameters, {})
+        self._weights = list(parameters)
+        self._anchor = anchor
+        self._update = update
+        self._add_noise = add_noise
+        self._versions = self._current_versions()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # torch overloads it
+        """Take one certified step.
+
+        Args:
+            closure: zeroes the gradients, runs forward and backward pass, and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.check_untouched()
+        with torch.no_grad():
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._weights]
+            self._update(self._weights, gradients, self._anchor)
+            self._add_noise(self._weights)
+        self._versions = self._current_versions()
+        return loss
+
+    def check_untouched(self) -> None:
+        """Refuse weights that something else wrote since the last step."""
+        if self._current_versions() != self._versions:
+            raise MisconfigurationException(
+                "another callback or hook wrote the exposed weights between two certified steps, so nothing is known "
+                "of them any more; remove it, or let it run in a later fit on the released weights"
+            )
+
+    def _current_versions(self) -> list[int]:
+        # Torch counts in-place writes. A replaced tensor keeps its own count, so its address is watched too.
+        return [number for p in self._weights for number in (p._version, p.data_ptr())]
+
+
+def vector_norm(vector: Vector) -> Tensor:
+    """Euclidean norm of the whole vector, in double precision where the device has it.
+
+    Example:
+        >>> vector_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
+        5.0
+    """
+    dtype = torch.float32 if vector[0].device.type == "mps" else torch.float64
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(vector), 2, dtype=dtype)))
+
+
+def clip_(vector: Vector, radius: float) -> None:
+    """Scale the whole vector, in place, to a norm of at most ``radius``.
+
+    Args:
+        vector: changed in place.
+        radius: >= 0.
+
+    Raises:
+        FloatingPointError: if the vector is not finite: its direction is lost.
+
+    Example:
+        >>> vector = [torch.tensor([3.0]), torch.tensor([4.0])]
+        >>> clip_(vector, 1.0)
+        >>> [round(tensor.item(), 3) for tensor in vector]
+        [0.6, 0.8]
+    """
+    norm = vector_norm(vector)
+    check_finite(norm)
+    scale = (radius * _MARGIN / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
+    torch._foreach_mul_(list(vector), scale)
+
+
+def check_finite(norm: Tensor) -> None:
+    """Refuse a vector whose norm is infinite or no number."""
+    if not bool(torch.isfinite(norm)):
+        raise FloatingPointError(
+            "the gradient (or the weights) of the noisy phase is not finite, so the step cannot be certified; "
+            "look for the batch that makes the loss infinite, or lower the learning rate"
+        )
+
+
+def project_(weights: Vector, anchor: Vector, radius: float) -> None:
+    """Move weights, in place, to the ball of ``radius`` around the anchor: ``θ₀ + Π(x - θ₀)``.
+
+    Example:
+        >>> weights = [torch.tensor([3.0, 5.0])]
+        >>> project_(weights, [torch.tensor([0.0, 1.0])], radius=1.0)
+        >>> [round(value, 3) for value in weights[0].tolist()]
+        [0.6, 1.8]
+    """
+    torch._foreach_sub_(list(weights), list(anchor))
+    clip_(weights, radius)
+    torch._foreach_add_(list(weights), list(anchor))

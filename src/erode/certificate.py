@@ -1,0 +1,202 @@
+"""Certificates: what was promised, by which mechanism, on what (theory §3, §4)."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._version import __version__
+from .accounting import NoisyIteration
+from .files import digest_of, write_json
+from .mechanisms import Mechanism
+
+SCHEMA = "erode-certificate/1"
+"""Raise the number when the meaning of a field changes."""
+
+CURVE_DELTAS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12)
+"""δ at which a certificate tells ε."""
+
+REFERENCES = {
+    "retrained": "the same unlearning, applied to a model trained without the forget set",
+    "anchor": "the same unlearning, started at the anchor",
+    "noise": "the noisy phase started at the anchor and without gradients, then the same training on retained data",
+}
+"""What the released weights are compared with."""
+
+ASSUMPTIONS = (
+    "The anchor was computed without the forget set.",
+    "Every batch of the run held retained data only. A loader of erode marks forget atoms, and they are refused; of "
+    "another loader it is the owner's word.",
+    "Radius, clip norm, learning rate, steps, anchor and exposed parameters were chosen without the forget set.",
+    "Gradients are a function of current weights and retained data: no other code kept a trace of the original "
+    "weights. In-place writes to the exposed weights were watched for.",
+    "The noise is Gaussian, independent and secret. It comes from a Philox generator keyed from the operating "
+    "system's entropy, which is not a cryptographic generator.",
+    "Arithmetic is real: the noise is at least 16 units in the last place of the largest weight, and rounding below "
+    "it is neglected.",
+    "Only the released weights leave: the original weights, checkpoints of the run and its logs stay behind or are "
+    "deleted. A second unlearning of the same model, if released too, adds up.",
+    "It covers the weights after the noisy phase and any later processing of them on retained data, such as the rest "
+    "of this run.",
+)
+"""What the numbers rest on; fixed for a schema."""
+
+NOISE = {
+    "generator": "Philox, keyed per step and tensor with BLAKE2b of a 256-bit secret of rank 0",
+    "distribution": "Gaussian per coordinate, drawn in double precision where the device has it",
+}
+
+
+class VerificationError(ValueError):
+    """A certificate that does not hold.
+
+    Args:
+        field: which part, dotted.
+        why: what is wrong with it.
+
+    Example:
+        >>> VerificationError("claim.mu", "is 1").field
+        'claim.mu'
+    """
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"certificate field '{field}': {why}")
+        self.field = field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What was done, step by step.
+
+    Args:
+        steps: certified steps taken.
+        blocks: state of their :class:`~erode.accounting.NoisyIteration`.
+    """
+
+    steps: int
+    blocks: Sequence[tuple[float, float, float]]
+
+    def mu(self, initial_distance: float) -> float:
+        """μ of the steps that were taken."""
+        return NoisyIteration([(float(r), float(v), float(g)) for r, v, g in self.blocks]).mu(initial_distance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What was asked for; ``epsilon`` None = σ was given by hand."""
+
+    epsilon: float | None
+    delta: float
+
+
+def certificate(
+    mechanism: Mechanism,
+    target: Target,
+    account: Account,
+    *,
+    exposed: Mapping[str, Sequence[int]],
+    digests: Mapping[str, str | None],
+    why_not: str | None,
+    reproducible: bool,
+) -> dict[str, Any]:
+    """Make the content of a certificate.
+
+    Args:
+        mechanism: all constants.
+        target: what was asked for.
+        account: what was done.
+        exposed: shape of each exposed parameter.
+        digests: SHA-256 of ``released_file`` (bytes of weights.safetensors), ``anchor_weights``,
+            ``initial_weights`` (both as ``erode.weights.weights_digest``), ``split`` and ``settings``.
+        why_not: why nothing is certified; None = it is.
+        reproducible: whether the noise came from a known seed; then nothing is certified either.
+
+    Returns:
+        Plain data, its own digest last.
+    """
+    if reproducible and why_not is None:
+        why_not = "the noise comes from a known seed, for debugging: anyone can subtract it"
+    claim = None if why_not else claim_of(mechanism, target)
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "issued": why_not is None,
+        "why_not": why_not,
+        "reproducible": reproducible,
+        "guarantee": None if claim is None else sentence(claim, mechanism),
+        "mechanism": mechanism.constants(),
+        "target": {"epsilon": target.epsilon, "delta": target.delta},
+        "account": {
+            "steps": account.steps,
+            "blocks": [list(block) for block in account.blocks],
+            "initial_distance": mechanism.initial_distance(),
+        },
+        "claim": claim,
+        "exposed": {
+            "d": sum(prod(shape) for shape in exposed.values()),
+            "parameters": {name: list(shape) for name, shape in exposed.items()},
+        },
+        "digests": dict(digests),
+        "noise": dict(NOISE),
+        "assumptions": list(ASSUMPTIONS),
+        "software": software(),
+    }
+    return {**content, "digest": digest_of(content)}
+
+
+def claim_of(mechanism: Mechanism, target: Target) -> dict[str, Any]:
+    """The numbers that follow from the constants.
+
+    Returns:
+        ``mu`` (of the last step alone for model clipping, where ε is smaller than μ says), ``epsilon`` at
+        ``delta``, and ``curve``: pairs (δ, ε).
+
+    Example:
+        >>> from erode.mechanisms import OutputPerturbationMechanism
+        >>> mechanism = OutputPerturbationMechanism.calibrated(1.0, 1e-5, reference="anchor", radius=1.0)
+        >>> claim_of(mechanism, Target(epsilon=1.0, delta=1e-5))["epsilon"]
+        1.0
+    """
+    return {
+        "mu": mechanism.mu(),
+        "epsilon": mechanism.epsilon(target.delta) if target.epsilon is None else target.epsilon,
+        "delta": target.delta,
+        "curve": [[delta, mechanism.epsilon(delta)] for delta in CURVE_DELTAS],
+    }
+
+
+def sentence(claim: Mapping[str, Any], mechanism: Mechanism) -> str:
+    """The guarantee in words."""
+    return (
+        f"The released weights are (ε = {claim['epsilon']:.6g}, δ = {claim['delta']:.6g})-indistinguishable from those "
+        f"of a run that never saw the forget set: {REFERENCES[mechanism.reference]}."
+    )
+
+
+def software() -> dict[str, str]:
+    """Versions of what made the certificate."""
+    return {"erode": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, as ``sha256sum`` prints it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     file_digest(file.name)[:8]
+        'e3b0c442'
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_certificate(content: Mapping[str, Any], path: str | Path) -> Path:
+    """Write a certificate, whole or not at all."""
+    return write_json(path, content)

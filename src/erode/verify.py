@@ -1,0 +1,184 @@
+"""``erode verify``: recompute a certificate from its constants, trusting none of the numbers that follow from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from .certificate import (
+    ASSUMPTIONS,
+    NOISE,
+    SCHEMA,
+    Account,
+    Target,
+    VerificationError,
+    claim_of,
+    file_digest,
+    sentence,
+)
+from .files import digest_of
+from .mechanisms import Mechanism, mechanism
+
+Content = Mapping[str, Any]
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "": (
+        "schema", "issued", "why_not", "reproducible", "guarantee", "mechanism", "target", "account", "claim", "exposed",
+        "digests", "noise", "assumptions", "software", "digest",
+    ),
+    "target": ("epsilon", "delta"),
+    "account": ("steps", "blocks", "initial_distance"),
+    "claim": ("mu", "epsilon", "delta", "curve"),
+    "exposed": ("d", "parameters"),
+    "digests": ("released_file", "anchor_weights", "initial_weights", "split", "settings"),
+    "software": ("erode", "torch", "python"),
+}  # fmt: skip
+"""Fields of each section; "" is the certificate itself."""
+
+_TOLERANCE = 1e-9
+"""Relative difference that platforms may round apart."""
+
+
+def verify(certificate: Path, weights: Path | None = None) -> None:
+    """Check a certificate: its arithmetic, and that it belongs to the weights.
+
+    It shows that the guarantee follows from the constants and the recorded steps, and that the file is as it
+    was written. It cannot show that the run took place as recorded: whoever makes up a consistent certificate
+    passes, so get it from whom you trust.
+
+    Args:
+        certificate: certificate.json.
+        weights: weights.safetensors that were released with it.
+
+    Raises:
+        VerificationError: naming the field that does not hold.
+    """
+    content = _read(Path(certificate))
+    checked = check_certificate(content)
+    if weights is not None:
+        _check_weights(content, Path(weights))
+    print(
+        f"{content['guarantee']}\n"
+        f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {checked.sigma:.6g} on "
+        f"{content['exposed']['d']} parameters, mu = {content['claim']['mu']:.6g}; "
+        + ("weights belong to it" if weights is not None else "weights not given, so not checked")
+    )
+
+
+def check_certificate(content: Content) -> Mechanism:
+    """Check everything that needs no other file.
+
+    Args:
+        content: a certificate as ``json.loads`` gives it.
+
+    Returns:
+        The mechanism that it certifies.
+
+    Raises:
+        VerificationError: naming the first field that does not hold.
+    """
+    try:
+        return _check(content)
+    except VerificationError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise VerificationError("", f"holds values of another kind: {error!r}") from error
+
+
+def _check(content: Content) -> Mechanism:
+    _require(content.get("schema") == SCHEMA, "schema", f"is {content.get('schema')!r}, this version reads {SCHEMA}")
+    for section, names in _FIELDS.items():
+        part = content[section] if section else content
+        if section == "claim" and part is None:
+            continue
+        _require(set(part) == set(names), section or "fields", f"has {sorted(part)}, expected {sorted(names)}")
+    stated = {name: value for name, value in content.items() if name != "digest"}
+    _require(digest_of(stated) == content["digest"], "digest", "differs: the certificate was edited after it was written")
+    _require(content["reproducible"] is False, "reproducible", "the noise came from a known seed, for debugging")
+    _require(content["issued"] is True, "issued", f"nothing was certified: {content['why_not']}")
+    _require(content["why_not"] is None, "why_not", "gives a reason against a certificate that was issued")
+    made = _checked_mechanism(content["mechanism"])
+    _check_account(content["account"], made)
+    _check_claim(content["claim"], Target(**content["target"]), made)
+    _require(content["guarantee"] == sentence(content["claim"], made), "guarantee", "says something else than the claim")
+    _require(content["assumptions"] == list(ASSUMPTIONS), "assumptions", "differ from those of this schema")
+    _require(content["noise"] == NOISE, "noise", "differs from that of this schema")
+    d = sum(prod(shape) for shape in content["exposed"]["parameters"].values())
+    _require(content["exposed"]["d"] == d, "exposed.d", f"is {content['exposed']['d']}, but the parameters have {d}")
+    for name, digest in content["digests"].items():
+        absent = name == "split" and digest is None  # a loader of someone else's knows no split
+        _require(absent or _is_sha256(digest), f"digests.{name}", f"is no SHA-256: {digest!r}")
+    return made
+
+
+def _checked_mechanism(constants: Content) -> Mechanism:
+    try:
+        return mechanism(dict(constants))
+    except (ValueError, TypeError) as error:
+        raise VerificationError("mechanism", str(error)) from error
+
+
+def _check_account(account: Content, made: Mechanism) -> None:
+    _require(account["steps"] == made.steps, "account.steps", f"is {account['steps']} of {made.steps} certified steps")
+    _close(account["initial_distance"], made.initial_distance(), "account.initial_distance")
+    taken = Account(steps=account["steps"], blocks=account["blocks"]).mu(account["initial_distance"])
+    _close(taken, made.mu(), "account.blocks")
+
+
+def _check_claim(claim: Content, target: Target, made: Mechanism) -> None:
+    recomputed = claim_of(made, target)
+    _close(claim["mu"], recomputed["mu"], "claim.mu")
+    _require(claim["delta"] == target.delta, "claim.delta", f"is {claim['delta']}, asked for was {target.delta}")
+    _close(claim["epsilon"], recomputed["epsilon"], "claim.epsilon")
+    if target.epsilon is not None:
+        reached = made.epsilon(target.delta)
+        enough = reached <= target.epsilon * (1 + _TOLERANCE)
+        _require(enough, "mechanism.sigma", f"gives epsilon = {reached:.6g}, not the {target.epsilon:.6g} asked for")
+    _require(len(claim["curve"]) == len(recomputed["curve"]), "claim.curve", "has another number of points")
+    for point, expected in zip(claim["curve"], recomputed["curve"], strict=True):
+        _require(len(point) == 2, "claim.curve", "is made of pairs (delta, epsilon)")
+        _close(point[0], expected[0], "claim.curve")
+        _close(point[1], expected[1], "claim.curve")
+
+
+def _check_weights(content: Content, path: Path) -> None:
+    if not path.is_file():
+        raise VerificationError("digests.released_file", f"there are no weights at {path}")
+    found, stated = file_digest(path), content["digests"]["released_file"]
+    _require(found == stated, "digests.released_file", f"{path} has {found}: these are other weights")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
+    except SafetensorError as error:
+        raise VerificationError("digests.released_file", f"{path} is no safetensors file: {error}") from error
+    for name, shape in content["exposed"]["parameters"].items():
+        _require(shapes.get(name) == shape, f"exposed.parameters.{name}", f"is {shapes.get(name)} in {path}")
+
+
+def _read(path: Path) -> Content:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VerificationError("", f"{path} is no readable JSON: {error}") from error
+    _require(isinstance(content, dict), "", f"{path} is no certificate")
+    return dict(content)
+
+
+def _require(holds: bool, field: str, why: str) -> None:
+    if not holds:
+        raise VerificationError(field, why)
+
+
+def _close(found: float, expected: float, field: str) -> None:
+    same = math.isclose(found, expected, rel_tol=_TOLERANCE)
+    _require(same, field, f"is {found!r}, but the constants give {expected!r}")
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
