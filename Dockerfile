@@ -15,8 +15,8 @@ RUN python -c "import torch" 2>/dev/null || python -m pip install --index-url "$
 RUN grep -v '^torch==' requirements.lock > others.lock && python -m pip install --requirement others.lock
 
 COPY . .
-RUN python -m pip install --no-deps . && useradd --create-home researcher
-USER researcher
+RUN python -m pip install --no-deps . && useradd --create-home --uid 1000 researcher
+USER 1000
 WORKDIR /home/researcher
 
 ENTRYPOINT ["erode"]

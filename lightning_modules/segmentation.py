@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ..batch import check_batch
+from ..files import digest_of
 from ..losses import RoleLoss
 from .evaluation import Evaluation
 
@@ -94,13 +95,13 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch; networks with deep supervision weigh coarser outputs by halves."""
         self._check_once(batch)
-        logits = self(batch["image"])
-        if logits.ndim == batch["image"].ndim + 1:  # DynUNet stacks its supervision heads: [B, heads, K, *spatial]
-            weights = [0.5**head for head in range(logits.shape[1])]
-            losses = [self.loss(head, batch) for head in logits.unbind(1)]
-            loss = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
-        else:
-            loss = self.loss(logits, batch)
+        image = batch["image"]
+        logits = self(image)
+        # DynUNet stacks its supervision heads: [B, heads, K, *spatial]
+        heads = logits.unbind(1) if logits.ndim == image.ndim + 1 else [logits]
+        weights = [0.5**head for head in range(len(heads))]
+        losses = [self.loss(self._checked(head, image), batch) for head in heads]
+        loss = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
         self.log("train/loss", loss, batch_size=len(batch["image"]))
         return loss  # type: ignore[no-any-return]
 
@@ -137,9 +138,20 @@ class SegmentationModule(LightningModule):
             scheduler = {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def describe(self) -> dict[str, Any]:
+        """What determines its training, as plain values, for records and digests."""
+        return {
+            "network": type(self.network).__name__,
+            "parameters": sum(p.numel() for p in self.parameters() if p.requires_grad),
+            "layers": digest_of(str(self.network)),
+            "loss": " ".join(str(self.loss).split()),
+            "optimizer": " ".join(str(self._make_optimizer(self.parameters())).split()),
+            "lr_scheduler": self._make_scheduler if isinstance(self._make_scheduler, str | None) else "given",
+        }
+
     def _evaluate(self, evaluation: Evaluation, batch: dict[str, Any]) -> Tensor:
         self._check_once(batch)
-        logits: Tensor = self(batch["image"])
+        logits = self._checked(self(batch["image"]), batch["image"])
         evaluation.update(logits, batch)
         return logits
 
@@ -152,6 +164,17 @@ class SegmentationModule(LightningModule):
         if not self._batch_checked:
             check_batch(batch, self.num_classes)
             self._batch_checked = True
+
+    def _checked(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Logits whose classes are not the model's would train, and mean something else."""
+        expected = (len(image), self.num_classes, *image.shape[2:])
+        if tuple(logits.shape) != expected:
+            raise ValueError(
+                f"{type(self.network).__name__} gives logits {list(logits.shape)} where num_classes = "
+                f"{self.num_classes} needs {list(expected)}; make it return one channel per class, background "
+                "included, and as many pixels as the image"
+            )
+        return logits
 
     def _exceeds_patch(self, image: Tensor) -> bool:
         assert self._patch_size is not None

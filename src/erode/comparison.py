@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import default_collate
 
@@ -228,12 +228,11 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _settings(
-    data: MaskDataModule, module: LightningModule, steps: int, precision: str, evaluate_on: str
+    data: MaskDataModule, module: SegmentationModule, steps: int, precision: str, evaluate_on: str
 ) -> dict[str, Any]:
     return {
         "data": data.describe(),
-        "network": type(module.network).__name__,
-        "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "model": module.describe(),
         "steps": steps,
         "precision": precision,
         "evaluated on": evaluate_on,

@@ -85,6 +85,13 @@ class RoleLoss(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
         self._dice = DiceLoss(include_background=False, batch=True)
 
+    def extra_repr(self) -> str:
+        """The weights of the terms."""
+        names = ("cross_entropy", "dice", "partial_label", "image_class")
+        weights = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        classes = None if self.class_weights is None else self.class_weights.tolist()
+        return f"{weights}, class_weights={classes}"
+
     def forward(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The weighted sum of all terms."""
         logits = logits.float()  # under bf16 autocast, sums over a million pixels need the full mantissa
