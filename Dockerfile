@@ -6,11 +6,11 @@ FROM ${BASE}
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 WORKDIR /opt/erode
 
-# TORCH_INDEX: the index to take torch from where the base image brings none.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where the base image brings no torch: an index with CPU builds keeps the image small (empty = pip's own index).
+ARG TORCH_INDEX=
 COPY requirements.lock ./
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-RUN python -c "import torch" 2>/dev/null || python -m pip install --index-url "${TORCH_INDEX}" torch==2.13.0
+RUN python -c "import torch" 2>/dev/null || python -m pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch==2.13.0
 # An image with its own torch keeps it: the lock's pin would replace a CUDA build.
 RUN grep -v '^torch==' requirements.lock > others.lock && python -m pip install --requirement others.lock
 
