@@ -10,6 +10,7 @@ WORKDIR /opt/erode
 ARG TORCH_INDEX=
 COPY requirements.lock ./
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# hadolint ignore=DL3013  # the version follows the optional index
 RUN python -c "import torch" 2>/dev/null || python -m pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch==2.13.0
 # An image with its own torch keeps it: the lock's pin would replace a CUDA build.
 RUN grep -v '^torch==' requirements.lock > others.lock && python -m pip install --requirement others.lock
