@@ -38,9 +38,9 @@ class UnlearningOperator(Callback):
        reset (they were computed on the forget set, theory §4), :meth:`prepare` changes the weights. A run that
        goes on from a checkpoint is not reset again; :meth:`resume` takes the place of :meth:`prepare`.
     3. Each batch: a batch that still marks pixels as FORGET is refused.
-    4. ``on_train_end``, if the run was not cut short and has no :meth:`shortfall`: rank 0 writes ``weights.safetensors``, ``split.json``
-       (where the DataModule knows its split) and ``unlearning.json`` into the folder. Where it was cut short,
-       only ``unlearning.json``, which says so.
+    4. ``on_train_end``, if the run was not cut short and has no :meth:`shortfall`: rank 0 writes
+       ``weights.safetensors``, ``split.json`` (where the DataModule knows its split) and ``unlearning.json`` into
+       the folder. Otherwise only ``unlearning.json``, which says so.
 
     Args:
         folder: where the three files go; None = ``unlearned`` within the folder of the run's logger.
@@ -107,6 +107,12 @@ class UnlearningOperator(Callback):
             raise MisconfigurationException(
                 f"{folder} already holds an unlearning run, and nothing is overwritten; "
                 f"give {type(self).__name__}(folder=...) or the Trainer's default_root_dir another place"
+            )
+        if trainer.ckpt_path is not None and not self._resumed:
+            # Lightning would restore its optimiser state after us, and that was computed on the forget set.
+            raise MisconfigurationException(
+                f"{trainer.ckpt_path} is no checkpoint of a {type(self).__name__} run, and ckpt_path only resumes one; "
+                "start from its weights alone: erode unlearn --init_from, or erode.weights.load_weights before fit"
             )
         self.check(trainer, pl_module)
         self._started = time.monotonic()

@@ -66,6 +66,9 @@ class Retrain(UnlearningOperator):
                     tensor.copy_(trainer.strategy.broadcast(tensor))
         self._record["anchor_weights"] = weights_digest(module)
 
+    def resume(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep the checkpoint's weights: they have come from the anchor on retained data alone."""
+
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """State the guarantee in words."""
         return {"epsilon": 0.0, "delta": 0.0}

@@ -49,12 +49,12 @@ def batches():
     return DataLoader(items, batch_size=4)
 
 
-def fit(module, folder, *callbacks, loader=None):
+def fit(module, folder, *callbacks, loader=None, max_steps=4, ckpt_path=None):
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=4, callbacks=list(callbacks), default_root_dir=folder, logger=False,
+        accelerator="cpu", devices=1, max_steps=max_steps, callbacks=list(callbacks), default_root_dir=folder, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, loader or batches())
+    trainer.fit(module, loader or batches(), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -131,3 +131,25 @@ def test_nothing_is_overwritten(tmp_path):
 def test_one_operator_per_run(tmp_path):
     with pytest.raises(MisconfigurationException, match="FineTune, Retrain in one run"):
         fit(Module(), tmp_path, FineTune(), Retrain())
+
+
+def test_a_checkpoint_of_the_original_training_is_not_resumed(tmp_path):
+    """Its optimiser state was computed on the forget set; only a run of the operator's own goes on, and ends."""
+    module = Module()
+    original = fit(module, tmp_path)
+    original.save_checkpoint(tmp_path / "original.ckpt")
+    with pytest.raises(MisconfigurationException, match="no checkpoint of a Retrain run"):
+        fit(module, tmp_path, Retrain(), ckpt_path=tmp_path / "original.ckpt")
+    cut = fit(module, tmp_path / "cut", Retrain(), max_steps=2)
+    cut.save_checkpoint(tmp_path / "cut.ckpt")
+    half_way = weights_digest(module)
+    seen = []
+
+    class See(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            seen.append(weights_digest(pl_module))
+
+    fit(Module(), tmp_path / "on", Retrain(), See(), ckpt_path=tmp_path / "cut.ckpt")
+    assert seen == [half_way]
+    record = json.loads((tmp_path / "on" / "unlearned" / "unlearning.json").read_text())
+    assert (record["completed"], record["steps"]) == (True, 4)
