@@ -2,15 +2,21 @@
 
 from .fine_tune import FineTune
 from .gallery import PredictionGallery
+from .gradient_clipping import GradientClipping
+from .model_clipping import ModelClipping
 from .neg_grad import NegGradSeg
 from .operator import UnlearningOperator
+from .output_perturbation import OutputPerturbation
 from .prediction_writer import PredictionWriter
 from .retrain import Retrain
 from .spurious_monitor import SpuriousInformationMonitor
 
 __all__ = [
     "FineTune",
+    "GradientClipping",
+    "ModelClipping",
     "NegGradSeg",
+    "OutputPerturbation",
     "PredictionGallery",
     "PredictionWriter",
     "Retrain",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from ..weights import load_weights
+from ..weights import load_weights, weights_digest
 from .retrain import reset_parameters, unresettable
 
 INITIALISATION, ZEROS = "initialisation", "zeros"
@@ -51,8 +52,17 @@ def exposed_parameters(module: nn.Module, patterns: Sequence[str] | None) -> dic
     return exposed
 
 
-def anchor_state(module: nn.Module, anchor: str | Path, seed: int) -> dict[str, Tensor]:
-    """Parameters and persistent buffers of the anchor; the module stays as it is.
+class Anchor(NamedTuple):
+    """Weights computed without the forget set."""
+
+    state: dict[str, Tensor]
+    """Parameters and persistent buffers by name; for ``zeros`` parameters only: nothing is known of buffers."""
+    digest: str
+    """``weights_digest`` of the module with these weights."""
+
+
+def anchor_of(module: nn.Module, anchor: str | Path, seed: int) -> Anchor:
+    """Compute the anchor; the module stays as it is.
 
     Args:
         module: the network.
@@ -60,30 +70,33 @@ def anchor_state(module: nn.Module, anchor: str | Path, seed: int) -> dict[str, 
             were computed without the forget set.
         seed: of the draw of ``initialisation``, which may be known to anyone.
 
-    Returns:
-        Tensors by name; for ``zeros`` parameters only, since nothing is known of buffers.
-
     Raises:
         MisconfigurationException: if ``initialisation`` cannot draw some parameter or buffer.
         ValueError: if the file does not fit.
+
+    Example:
+        >>> anchor_of(nn.Linear(1, 1), "zeros", seed=0).state
+        {'weight': tensor([[0.]]), 'bias': tensor([0.])}
     """
-    before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    before = _copy(module.state_dict())
     try:
         if anchor == ZEROS:
-            return {name: torch.zeros_like(p.detach()) for name, p in module.named_parameters(remove_duplicate=False)}
-        if anchor == INITIALISATION:
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+        elif anchor == INITIALISATION:
             _check_resettable(module)
-            with torch.random.fork_rng():
+            with torch.random.fork_rng({p.device.index for p in module.parameters() if p.is_cuda}):
                 torch.manual_seed(seed)
                 reset_parameters(module)
         else:
             load_weights(module, anchor)
-        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        known = dict(module.named_parameters(remove_duplicate=False)) if anchor == ZEROS else module.state_dict()
+        return Anchor(_copy(known), weights_digest(module))
     finally:
         module.load_state_dict(before)
 
 
-def check_unexposed(module: nn.Module, exposed: Sequence[nn.Parameter], anchor: dict[str, Tensor]) -> None:
+def check_unexposed(module: nn.Module, exposed: Sequence[nn.Parameter], anchor: Mapping[str, Tensor]) -> None:
     """Refuse any value, outside the exposed parameters, that training on the forget set may have changed.
 
     Parameters and persistent buffers must equal the anchor's bit for bit; running statistics of normalisation
@@ -102,6 +115,10 @@ def check_unexposed(module: nn.Module, exposed: Sequence[nn.Parameter], anchor: 
             f"{name} is neither exposed nor equal to the anchor's, so it may carry the forget set into the released "
             "weights; expose it (exposed=..., requires_grad), give the anchor=FILE whose value it holds, or reset it"
         )
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def _reset_statistics(module: nn.Module) -> set[str]:

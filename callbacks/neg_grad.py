@@ -108,6 +108,8 @@ class NegGradSeg(UnlearningOperator):
             fine = entry(batch, self.fine_key, "fine_key")
             coarse = entry(batch, self.coarse_key, "coarse_key")
             logits: Tensor = module(image)
+            if logits.ndim == image.ndim + 1:  # supervision heads [B, heads, K, *spatial]: the first is the output
+                logits = logits[:, 0]
             self._guard.see(logits, fine)
             loss: Tensor = self._loss(logits, fine.long(), coarse.long())
             module.log("train/loss", loss, batch_size=len(image))

@@ -34,6 +34,7 @@ class NoisySGD(Optimizer):
         anchor: θ₀ of each.
         update: the mechanism's update.
         add_noise: adds noise to the weights and accounts for it.
+        learning_rate: shown to those who log it.
 
     Raises:
         MisconfigurationException: at a step, if something else wrote the weights since the step before.
@@ -41,16 +42,21 @@ class NoisySGD(Optimizer):
     """
 
     def __init__(
-        self, parameters: Sequence[Parameter], anchor: Vector, update: Update, add_noise: Callable[[Vector], None]
+        self,
+        parameters: Sequence[Parameter],
+        anchor: Vector,
+        update: Update,
+        add_noise: Callable[[Vector], None],
+        learning_rate: float = 0.0,
     ) -> None:
-        super().__init__(parameters, {})
+        super().__init__(parameters, {"lr": learning_rate})
         self._weights = list(parameters)
         self._anchor = anchor
         self._update = update
         self._add_noise = add_noise
         self._versions = self._current_versions()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # torch overloads it
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one certified step.
 
         Args:
@@ -89,7 +95,9 @@ def vector_norm(vector: Vector) -> Tensor:
         5.0
     """
     dtype = torch.float32 if vector[0].device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(vector), 2, dtype=dtype)))
+    norms: list[Tensor] = list(torch._foreach_norm(list(vector), 2, dtype=dtype))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def clip_(vector: Vector, radius: float) -> None:

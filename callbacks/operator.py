@@ -143,8 +143,9 @@ class UnlearningOperator(Callback):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say in the record that nothing was released."""
-        self._write_incomplete(trainer, f"{type(exception).__name__}: {exception}")
+        """Say in the record that nothing was released, unless it was already."""
+        if self._record and not _completed(self._release_to / "unlearning.json"):
+            self._write_incomplete(trainer, f"{type(exception).__name__}: {exception}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
@@ -194,7 +195,7 @@ class UnlearningOperator(Callback):
         self._record, self._resumed = dict(state_dict["record"]), True
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
-        if self._record and trainer.is_global_zero:
+        if trainer.is_global_zero:
             write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
 
     def _settings(self) -> dict[str, Any]:

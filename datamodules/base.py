@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -153,16 +155,28 @@ class MaskDataModule(LightningDataModule):
         self._datasets.pop("train", None)
 
     def describe(self) -> dict[str, Any]:
-        """What determines the training data, as plain values, for records and digests."""
+        """What determines the data and how it is served, as plain values, for records and digests.
+
+        Files are told apart by their sizes, and the pixels of up to 16 cases are read.
+        """
+        cases = self._all_cases()
+        pixels = hashlib.sha256()
+        for case in cases[:: math.ceil(len(cases) / 16) or 1]:
+            for name, array in vars(self.read(case)).items():
+                pixels.update(f"{name} {None if array is None else array.shape}".encode())
+                pixels.update(b"" if array is None else array.tobytes())
         return {
             "class": type(self).__name__,
-            "cases": digest_of([[c.id, c.label, c.part, c.group, dict(c.flags)] for c in self._all_cases()]),
+            "cases": digest_of([[c.id, c.label, c.part, c.group, dict(c.flags), _sizes(c)] for c in cases]),
+            "pixels": pixels.hexdigest(),
             "coarsening": self.coarsening.describe(),
             "fine_fraction": self.fine_fraction,
             "position_prior": self.position_prior,
+            "flag": self.flag,
             "class_balance": self.class_balance,
             "batch_size": self.batch_size,
             "flips": self.flips,
+            "transform": None if self.transform is None else type(self.transform).__qualname__,
         }
 
     def prepare_data(self) -> None:
@@ -272,3 +286,7 @@ class MaskDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _sizes(case: Case) -> dict[str, int]:
+    return {kind: path.stat().st_size for kind, path in sorted(case.paths.items())}

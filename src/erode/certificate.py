@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from ._version import __version__
-from .accounting import NoisyIteration
 from .files import digest_of, write_json
 from .mechanisms import Mechanism
 
@@ -35,8 +34,8 @@ ASSUMPTIONS = (
     "Every batch of the run held retained data only. A loader of erode marks forget atoms, and they are refused; of "
     "another loader it is the owner's word.",
     "Radius, clip norm, learning rate, steps, anchor and exposed parameters were chosen without the forget set.",
-    "Gradients are a function of current weights and retained data: no other code kept a trace of the original "
-    "weights. In-place writes to the exposed weights were watched for.",
+    "Training is a function of current weights and retained data: no other code, and no buffer that is not saved, kept "
+    "a trace of the original weights. In-place writes to the exposed weights were watched for.",
     "The noise is Gaussian, independent and secret. It comes from a Philox generator keyed from the operating "
     "system's entropy, which is not a cryptographic generator.",
     "Arithmetic is real: the noise is at least 16 units in the last place of the largest weight, and rounding below "
@@ -83,10 +82,6 @@ class Account:
     steps: int
     blocks: Sequence[tuple[float, float, float]]
 
-    def mu(self, initial_distance: float) -> float:
-        """μ of the steps that were taken."""
-        return NoisyIteration([(float(r), float(v), float(g)) for r, v, g in self.blocks]).mu(initial_distance)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -113,8 +108,9 @@ def certificate(
         target: what was asked for.
         account: what was done.
         exposed: shape of each exposed parameter.
-        digests: SHA-256 of ``released_file`` (bytes of weights.safetensors), ``anchor_weights``,
-            ``initial_weights`` (both as ``erode.weights.weights_digest``), ``split`` and ``settings``.
+        digests: SHA-256 of ``released_file`` (bytes of weights.safetensors), ``anchor_weights`` (as
+            ``erode.weights.weights_digest``), ``split`` and ``settings``. None of the original weights: it
+            would let anyone test a guess of them.
         why_not: why nothing is certified; None = it is.
         reproducible: whether the noise came from a known seed; then nothing is certified either.
 

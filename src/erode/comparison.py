@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ def compare(
     data = data or SyntheticDermoscopy()
     model = model or functools.partial(SegmentationModule, class_names=data.class_names, num_classes=data.num_classes)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
+    _check_order(out, seeds, methods)
+    data.prepare_data()
     settings = _settings(data, model(), steps, precision, evaluate_on)
     _claim(out, settings)
     rows = []
@@ -148,12 +151,10 @@ def _run(
     method = METHODS[name]
     seed_everything(seed, verbose=False)
     module = model()
-    folder = out / "weights" / f"{name}-seed{seed}"
+    folder = _weights(out, name, seed).parent
+    shutil.rmtree(folder, ignore_errors=True)  # what a run that was cut short left behind; no row, no run
     if method.from_coarse:
-        coarse = out / "weights" / f"coarse-seed{seed}" / "weights.safetensors"
-        if not coarse.exists():
-            raise ValueError(f"{name} starts from the coarse model: put 'coarse' before it in methods")
-        load_weights(module, coarse)
+        load_weights(module, _weights(out, "coarse", seed))
     data.serve(method.view)  # an operator may ask for another view
     trainer = Trainer(
         accelerator=accelerator,
@@ -199,7 +200,7 @@ def _draw(
     batch = default_collate([data.dataset("test")[index] for index in chosen])
     predictions = {"coarse mask": batch["coarse"], "fine mask": batch["mask"]}
     for name in methods:
-        load_weights(module, out / "weights" / f"{name}-seed{seed}" / "weights.safetensors")
+        load_weights(module, _weights(out, name, seed))
         with torch.inference_mode():
             predictions[METHODS[name].short] = module.eval()(batch["image"]).argmax(1)
     samples = [
@@ -213,6 +214,17 @@ def _draw(
         for row in range(len(chosen))
     ]
     save_figure(gallery_figure(samples, data.class_names), out / "gallery.png")
+
+
+def _weights(out: Path, name: MethodName, seed: int) -> Path:
+    return out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
+
+
+def _check_order(out: Path, seeds: Sequence[int], methods: Sequence[MethodName]) -> None:
+    there = all(_weights(out, "coarse", seed).exists() for seed in seeds)
+    for index, name in enumerate(methods):
+        if METHODS[name].from_coarse and not there and "coarse" not in methods[:index]:
+            raise ValueError(f"{name} starts from the coarse model: put 'coarse' before it in methods")
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:

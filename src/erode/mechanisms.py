@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from .accounting import (
     NoisyIteration,
@@ -18,6 +18,7 @@ from .accounting import (
     model_clipping_sigma,
     output_perturbation_sigma,
 )
+from .accounting._checks import check_delta
 
 _SLACK = 1 + 1e-9
 """Factor on a calibrated σ: rounding of the root must not cost the certificate."""
@@ -66,12 +67,16 @@ class Mechanism(ABC):
         contraction, shift = self.bounds()
         account.step(contraction=contraction, shift=shift, sigma=self.sigma)
 
-    def mu(self) -> float:
-        """μ of all steps together."""
+    def account(self) -> NoisyIteration:
+        """The account of all steps."""
         account = NoisyIteration()
         for _ in range(self.steps):
             self.account_step(account)
-        return account.mu(self.initial_distance())
+        return account
+
+    def mu(self) -> float:
+        """μ of all steps together."""
+        return self.account().mu(self.initial_distance())
 
     def delta(self, epsilon: float) -> float:
         """Smallest δ at ``epsilon``."""
@@ -80,6 +85,28 @@ class Mechanism(ABC):
     def epsilon(self, delta: float) -> float:
         """Smallest ε at ``delta``."""
         return gdp_epsilon(self.mu(), delta)
+
+    @classmethod
+    def from_target(cls, epsilon: float | None, delta: float, sigma: float | None, **constants: Any) -> Self:
+        """Make it from what was asked for: ε, from which σ follows, or σ, from which ε does.
+
+        Raises:
+            ValueError: if both or neither are given, or a constant is out of range.
+        """
+        check_delta(delta)
+        if epsilon is not None and sigma is None:
+            return cls.calibrated(epsilon, delta, **constants)
+        if epsilon is None and sigma is not None:
+            return cls(sigma=sigma, **constants)
+        raise ValueError(
+            f"give either epsilon or sigma, got epsilon = {epsilon} and sigma = {sigma}; "
+            "with epsilon the noise follows, with sigma (and epsilon=None) epsilon does"
+        )
+
+    @classmethod
+    @abstractmethod
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """The least noise that is (ε, δ)-certified, given all other constants."""
 
     def constants(self) -> dict[str, Any]:
         """Plain data from which ``mechanism`` makes an equal object."""
@@ -118,8 +145,8 @@ class GradientClippingMechanism(Mechanism):
         return contraction, gradient_shift(self.reference, self.clip_norm, self.learning_rate)
 
     @classmethod
-    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> GradientClippingMechanism:
-        """The least noise that is (ε, δ)-certified."""
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """See the base class."""
         return cls(sigma=gradient_clipping_sigma(epsilon, delta, **constants) * _SLACK, **constants)
 
 
@@ -133,7 +160,7 @@ class ModelClippingMechanism(Mechanism):
     Example:
         >>> mechanism = ModelClippingMechanism.calibrated(1.0, 1e-5, reference="retrained", radius=1.0, steps=6)
         >>> round(mechanism.sigma, 3), round(mechanism.epsilon(1e-5), 6), round(mechanism.mu(), 3)
-        (0.951, 1.0, 2.103)
+        (0.951, 1.0, 2.104)
     """
 
     name = "model_clipping"
@@ -159,8 +186,8 @@ class ModelClippingMechanism(Mechanism):
         return high
 
     @classmethod
-    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> ModelClippingMechanism:
-        """The least noise that is (ε, δ)-certified."""
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """See the base class."""
         return cls(sigma=model_clipping_sigma(epsilon, delta, **constants) * _SLACK, **constants)
 
 
@@ -191,8 +218,8 @@ class OutputPerturbationMechanism(Mechanism):
         return 1.0, 0.0
 
     @classmethod
-    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> OutputPerturbationMechanism:
-        """The least noise that is (ε, δ)-certified."""
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """See the base class."""
         return cls(sigma=output_perturbation_sigma(epsilon, delta, **constants) * _SLACK, **constants)
 
 

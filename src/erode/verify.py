@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from .certificate import (
     ASSUMPTIONS,
     NOISE,
     SCHEMA,
-    Account,
     Target,
     VerificationError,
     claim_of,
@@ -29,14 +28,14 @@ Content = Mapping[str, Any]
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "": (
-        "schema", "issued", "why_not", "reproducible", "guarantee", "mechanism", "target", "account", "claim", "exposed",
-        "digests", "noise", "assumptions", "software", "digest",
+        "schema", "issued", "why_not", "reproducible", "guarantee", "mechanism", "target", "account", "claim",
+        "exposed", "digests", "noise", "assumptions", "software", "digest",
     ),
     "target": ("epsilon", "delta"),
     "account": ("steps", "blocks", "initial_distance"),
     "claim": ("mu", "epsilon", "delta", "curve"),
     "exposed": ("d", "parameters"),
-    "digests": ("released_file", "anchor_weights", "initial_weights", "split", "settings"),
+    "digests": ("released_file", "anchor_weights", "split", "settings"),
     "software": ("erode", "torch", "python"),
 }  # fmt: skip
 """Fields of each section; "" is the certificate itself."""
@@ -99,14 +98,14 @@ def _check(content: Content) -> Mechanism:
             continue
         _require(set(part) == set(names), section or "fields", f"has {sorted(part)}, expected {sorted(names)}")
     stated = {name: value for name, value in content.items() if name != "digest"}
-    _require(digest_of(stated) == content["digest"], "digest", "differs: the certificate was edited after it was written")
+    _require(digest_of(stated) == content["digest"], "digest", "differs: the certificate was edited")
     _require(content["reproducible"] is False, "reproducible", "the noise came from a known seed, for debugging")
     _require(content["issued"] is True, "issued", f"nothing was certified: {content['why_not']}")
     _require(content["why_not"] is None, "why_not", "gives a reason against a certificate that was issued")
     made = _checked_mechanism(content["mechanism"])
     _check_account(content["account"], made)
     _check_claim(content["claim"], Target(**content["target"]), made)
-    _require(content["guarantee"] == sentence(content["claim"], made), "guarantee", "says something else than the claim")
+    _require(content["guarantee"] == sentence(content["claim"], made), "guarantee", "says other than the claim")
     _require(content["assumptions"] == list(ASSUMPTIONS), "assumptions", "differ from those of this schema")
     _require(content["noise"] == NOISE, "noise", "differs from that of this schema")
     d = sum(prod(shape) for shape in content["exposed"]["parameters"].values())
@@ -127,8 +126,10 @@ def _checked_mechanism(constants: Content) -> Mechanism:
 def _check_account(account: Content, made: Mechanism) -> None:
     _require(account["steps"] == made.steps, "account.steps", f"is {account['steps']} of {made.steps} certified steps")
     _close(account["initial_distance"], made.initial_distance(), "account.initial_distance")
-    taken = Account(steps=account["steps"], blocks=account["blocks"]).mu(account["initial_distance"])
-    _close(taken, made.mu(), "account.blocks")
+    expected = made.account().blocks
+    _require(len(account["blocks"]) == len(expected), "account.blocks", "have another number of pieces")
+    for found, piece in zip(account["blocks"], expected, strict=True):
+        _close_all(found, piece, "account.blocks")
 
 
 def _check_claim(claim: Content, target: Target, made: Mechanism) -> None:
@@ -142,9 +143,7 @@ def _check_claim(claim: Content, target: Target, made: Mechanism) -> None:
         _require(enough, "mechanism.sigma", f"gives epsilon = {reached:.6g}, not the {target.epsilon:.6g} asked for")
     _require(len(claim["curve"]) == len(recomputed["curve"]), "claim.curve", "has another number of points")
     for point, expected in zip(claim["curve"], recomputed["curve"], strict=True):
-        _require(len(point) == 2, "claim.curve", "is made of pairs (delta, epsilon)")
-        _close(point[0], expected[0], "claim.curve")
-        _close(point[1], expected[1], "claim.curve")
+        _close_all(point, expected, "claim.curve")
 
 
 def _check_weights(content: Content, path: Path) -> None:
@@ -178,6 +177,12 @@ def _require(holds: bool, field: str, why: str) -> None:
 def _close(found: float, expected: float, field: str) -> None:
     same = math.isclose(found, expected, rel_tol=_TOLERANCE)
     _require(same, field, f"is {found!r}, but the constants give {expected!r}")
+
+
+def _close_all(found: Sequence[float], expected: Sequence[float], field: str) -> None:
+    _require(len(found) == len(expected), field, f"holds {found}, expected {len(expected)} numbers")
+    for one, other in zip(found, expected, strict=True):
+        _close(one, other, field)
 
 
 def _is_sha256(value: object) -> bool:

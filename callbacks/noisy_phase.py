@@ -1,0 +1,263 @@
+"""What the certified operators share: certified steps inside a normal fit, the account, the certificate (theory §4)."""
+
+from __future__ import annotations
+
+import secrets
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from ..accounting import NoisyIteration
+from ..certificate import Account, Target, certificate, file_digest, save_certificate
+from ..files import digest_of
+from ..masks import View
+from ..mechanisms import Mechanism
+from ..weights import weights_digest
+from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
+from .noise import KeyedNoise, shared_secret
+from .noisy_sgd import NoisySGD, Vector, project_
+from .operator import UnlearningOperator
+from .refusals import check_rounding, check_setup
+
+
+class NoisyPhase(UnlearningOperator):
+    """Base of the certified operators: clip the weights, take the certified steps, hand the run back.
+
+    At fit start the weights move to the ball of C0 around the anchor, and the user's optimiser and schedulers
+    make way for :class:`~erode.callbacks.noisy_sgd.NoisySGD` over the exposed parameters. After exactly the
+    certified steps ``configure_optimizers`` is asked again, and the rest of the run, the free phase, is the
+    user's: any training on retained data keeps the certificate. The user's ``gradient_clip_val`` and
+    ``on_before_optimizer_step`` hooks stay active all the time; in the noisy phase they act before the certified
+    clip, which makes them harmless.
+
+    Rank 0 writes ``certificate.json`` beside the weights; where nothing can be certified (the run ended too
+    early, or the noise had a known seed) it says so and why. Checkpoints carry the account, so a run that was
+    cut short can go on; it draws a new secret. Those of the noisy phase hold less noise than the certificate
+    promises: they must not leave.
+
+    Subclasses fill :meth:`update` and make the :class:`~erode.mechanisms.Mechanism`.
+
+    Args:
+        mechanism: all constants.
+        target: what was asked for.
+        anchor: θ₀: ``initialisation`` (fresh, by each layer's ``reset_parameters``), ``zeros``, or a file of
+            weights that were computed without the forget set.
+        exposed: shell patterns of the parameters that training on the forget set could change; None = all that
+            require a gradient. All others must equal the anchor's.
+        seed: for debugging only: makes the noise reproducible, so that no certificate is issued.
+        folder: see :class:`~erode.callbacks.UnlearningOperator`.
+
+    Raises:
+        MisconfigurationException: before the first step, for what cannot be certified; at a step, if something
+            else wrote the weights, or if ranks differ.
+        FloatingPointError: for a gradient that is not finite.
+    """
+
+    guarantee = "certified"
+    view = View.RETAIN
+    keeps_anchor = True
+    """Whether :meth:`update` needs θ₀, which costs one copy of the exposed parameters."""
+    learning_rate = 0.0
+    """γ of the certified steps."""
+
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        target: Target,
+        anchor: str | Path,
+        exposed: Sequence[str] | None,
+        seed: int | None,
+        folder: str | Path | None,
+    ) -> None:
+        super().__init__(folder)
+        self.mechanism = mechanism
+        self.target = target
+        self.anchor = anchor
+        self.exposed = exposed
+        self.seed = seed
+        self.optimizer_steps = mechanism.steps
+        """Optimiser steps of the noisy phase."""
+        self._account = NoisyIteration()
+        self._taken = 0
+        self._handed_back = False
+        self._noise: KeyedNoise | None = None
+        self._optimizer: NoisySGD | None = None
+        self._shapes: dict[str, list[int]] = {}
+
+    @abstractmethod
+    def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
+        """All that a step does to the weights before the noise, in place."""
+
+    # Order of a run ------------------------------------------------------------------------------------------
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse what cannot be certified."""
+        check_setup(trainer, module, type(self).__name__, self.optimizer_steps)
+        exposed_parameters(module, self.exposed)
+
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Clip the weights around the anchor and take over the optimiser."""
+        self._account, self._taken, self._handed_back = NoisyIteration(), 0, False
+        del self._record["initial_weights"]  # their hash would let anyone test a guess of the original weights
+        drawn = secrets.randbits(63) if self.seed is None else self.seed
+        self._record["anchor_seed"] = trainer.strategy.broadcast(drawn)
+        exposed = exposed_parameters(module, self.exposed)
+        anchor = anchor_of(module, self.anchor, self._record["anchor_seed"])
+        check_unexposed(module, list(exposed.values()), anchor.state)
+        self._record["anchor_weights"] = anchor.digest
+        self._record["mechanism"] = self.mechanism.constants()
+        weights = list(exposed.values())
+        with torch.no_grad():
+            project_(weights, [anchor.state[name] for name in exposed], self.mechanism.radius)
+        check_rounding(weights, self.mechanism.sigma)
+        self._take_over(trainer, exposed, anchor)
+
+    def resume(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take over again, if the checkpoint is from the noisy phase, with a new secret."""
+        if self._record["mechanism"] != self.mechanism.constants() or self._record["settings"] != self._settings():
+            raise MisconfigurationException(
+                f"the checkpoint was written by {type(self).__name__} with other settings, so its account does not "
+                "fit; resume with the settings of the run that was cut short"
+            )
+        exposed = exposed_parameters(module, self.exposed)
+        if self._handed_back:
+            self._shapes = _shapes(exposed)
+            return
+        anchor = anchor_of(module, self.anchor, self._record["anchor_seed"])
+        if anchor.digest != self._record["anchor_weights"]:
+            raise MisconfigurationException(
+                f"the anchor is not the one that the run began with; give {type(self).__name__}(anchor=...) that one"
+            )
+        self._take_over(trainer, exposed, anchor)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand back at once where a checkpoint fell between the last certified step and the hand-over."""
+        self._hand_back_when_done(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After the last certified step, hand back."""
+        self._hand_back_when_done(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Release the weights, and the certificate beside them."""
+        super().on_train_end(trainer, pl_module)
+        if self.shortfall() is None:
+            self._write_certificate(trainer, "the run was interrupted" if trainer.interrupted else None)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the secret."""
+        super().teardown(trainer, pl_module, stage)
+        self._noise = self._optimizer = None
+
+    def shortfall(self) -> str | None:
+        """A run that ended before the last certified step releases nothing."""
+        if self._taken < self.mechanism.steps:
+            return f"the run ended after {self._taken} of {self.mechanism.steps} certified steps"
+        return None
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """Point to the certificate; noise with a known seed guarantees nothing."""
+        guarantee = {} if self.seed is None else {"guarantee": "approximate"}
+        return {**guarantee, "certificate": "certificate.json"}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The account so far, plain data, and never the secret."""
+        return {
+            **super().state_dict(),
+            "steps": self._taken,
+            "blocks": [list(block) for block in self._account.blocks],
+            "handed_back": self._handed_back,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the account of a run that was cut short."""
+        super().load_state_dict(state_dict)
+        self._taken = state_dict["steps"]
+        self._account = NoisyIteration([(rise, variance, gap) for rise, variance, gap in state_dict["blocks"]])
+        self._handed_back = state_dict["handed_back"]
+
+    # The noisy phase -----------------------------------------------------------------------------------------
+
+    def add_noise(self, weights: Vector) -> None:
+        """Add the noise of one step, the same on every rank, and account for it."""
+        if self._noise is None or self._taken >= self.mechanism.steps:
+            raise RuntimeError(f"{type(self).__name__} draws noise {self.mechanism.steps} times, within a fit")
+        with torch.no_grad():
+            drawn = self._noise.draw(weights, self._taken)
+            torch._foreach_add_(list(weights), drawn, alpha=self.mechanism.sigma)
+        self.mechanism.account_step(self._account)
+        self._taken += 1
+
+    def _take_over(self, trainer: Trainer, exposed: dict[str, nn.Parameter], anchor: Anchor) -> None:
+        self._shapes = _shapes(exposed)
+        self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
+        theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
+        self._optimizer = NoisySGD(list(exposed.values()), theta_0, self.update, self.add_noise, self.learning_rate)
+        replaced = [type(optimizer).__name__ for optimizer in trainer.optimizers]
+        replaced += [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
+        trainer.strategy.optimizers = [self._optimizer]
+        trainer.strategy.lr_scheduler_configs = []
+        rank_zero_info(
+            f"{type(self).__name__}: {', '.join(replaced)} make way for {self.optimizer_steps} certified steps of "
+            "plain SGD, and are then built anew"
+        )
+
+    def _hand_back_when_done(self, trainer: Trainer) -> None:
+        if self._optimizer is None or self._taken < self.mechanism.steps:
+            return
+        self._optimizer.check_untouched()
+        _check_ranks_agree(trainer, self._optimizer)
+        # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
+        trainer.strategy.setup_optimizers(trainer)
+        self._optimizer, self._noise, self._handed_back = None, None, True
+        rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
+
+    def _write_incomplete(self, trainer: Trainer, why: str) -> None:
+        super()._write_incomplete(trainer, why)
+        self._write_certificate(trainer, why)
+
+    def _write_certificate(self, trainer: Trainer, why_not: str | None) -> None:
+        if not trainer.is_global_zero:
+            return
+        folder = self._release_to
+        split = getattr(getattr(trainer, "datamodule", None), "split", None)
+        content = certificate(
+            self.mechanism,
+            self.target,
+            Account(steps=self._taken, blocks=self._account.blocks),
+            exposed=self._shapes,
+            digests={
+                "released_file": file_digest(folder / "weights.safetensors") if why_not is None else None,
+                "anchor_weights": self._record.get("anchor_weights"),
+                "split": None if split is None else split.digest,
+                "settings": digest_of(self._record["settings"]),
+            },
+            why_not=why_not,
+            reproducible=self.seed is not None,
+        )
+        save_certificate(content, folder / "certificate.json")
+
+
+def _shapes(exposed: dict[str, nn.Parameter]) -> dict[str, list[int]]:
+    return {name: list(parameter.shape) for name, parameter in exposed.items()}
+
+
+def _check_ranks_agree(trainer: Trainer, optimizer: NoisySGD) -> None:
+    """Refuse ranks that hold different weights: their noise was not one draw."""
+    weights = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
+    mine = torch.tensor([int(weights_digest(weights)[:15], 16)], device=trainer.strategy.root_device)
+    everyone = trainer.strategy.all_gather(mine)
+    if not bool((everyone == mine).all()):
+        raise MisconfigurationException(
+            "the ranks hold different weights after the certified steps, so their noise was not the same draw; "
+            "run on devices of one model, or on one device"
+        )

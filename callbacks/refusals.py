@@ -1,0 +1,105 @@
+"""Set-ups under which a noisy step would not be what its certificate says (theory §4, §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+PRECISIONS = {
+    "16-mixed": "skips steps silently when a gradient overflows",
+    "bf16-true": "rounds the noise away",
+    "16-true": "rounds the noise away",
+}
+"""What is wrong with precisions that people are likely to use."""
+
+CHANGE_WEIGHTS: dict[type[Callback], str] = {
+    WeightAveraging: "averages in the original weights",
+    StochasticWeightAveraging: "replaces weights and optimiser",
+    ModelPruning: "changes weights between steps",
+    BaseFinetuning: "changes the parameters of the optimiser",
+    BatchSizeFinder: "takes trial steps",
+    LearningRateFinder: "takes trial steps",
+}
+"""Callbacks of Lightning that cannot run beside certified steps."""
+
+_ULPS = 16
+"""σ in units in the last place: the smallest at which rounding is small against the noise."""
+
+
+def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps: int) -> None:
+    """Refuse set-ups in which the certified steps would not take place as accounted.
+
+    Args:
+        trainer: about to fit.
+        module: to be unlearned.
+        operator: name of the callback, for messages.
+        steps: optimiser steps that the operator needs.
+
+    Raises:
+        MisconfigurationException: with the reason and the remedy.
+    """
+    if not module.automatic_optimization:
+        raise MisconfigurationException(
+            f"{type(module).__name__} optimises manually, so {operator} cannot own the step; "
+            "set automatic_optimization = True for the unlearning run"
+        )
+    precision = str(trainer.precision)
+    if precision not in ("32-true", "64-true", "bf16-mixed"):
+        why = PRECISIONS.get(precision, "is untested here")
+        raise MisconfigurationException(
+            f"precision {precision} {why}, which {operator} cannot certify; use 32-true or bf16-mixed"
+        )
+    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # DeepSpeed's is a subclass of DDP's
+        raise MisconfigurationException(
+            f"{type(trainer.strategy).__name__} is not supported by {operator}: sharded weights would need noise and "
+            "norms of their own; use one device or strategy='ddp'"
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        for kind, why in CHANGE_WEIGHTS.items():
+            if isinstance(callback, kind):
+                raise MisconfigurationException(
+                    f"{type(callback).__name__} {why}, which {operator} cannot certify; "
+                    "use it in a later fit, on the released weights"
+                )
+    if trainer.estimated_stepping_batches < steps:
+        raise MisconfigurationException(
+            f"{operator} needs {steps} optimiser steps, this run takes {trainer.estimated_stepping_batches}; "
+            "raise max_steps or max_epochs, or lower the operator's steps"
+        )
+
+
+def check_rounding(weights: Sequence[Tensor], sigma: float) -> None:
+    """Refuse noise that drowns in the rounding of the largest weight.
+
+    Args:
+        weights: at the start of the noisy phase.
+        sigma: σ of one step, per coordinate.
+
+    Raises:
+        MisconfigurationException: if σ is below 16 units in the last place.
+
+    Example:
+        >>> check_rounding([torch.ones(3)], sigma=1e-3)
+    """
+    for tensor in weights:
+        largest = tensor.detach().abs().max()
+        ulp = float(torch.nextafter(largest, torch.full_like(largest, torch.inf)) - largest)
+        if sigma < _ULPS * ulp:
+            raise MisconfigurationException(
+                f"the noise, sigma = {sigma:.2g}, is lost in the rounding of a weight of {float(largest):.2g}, which "
+                f"has steps of {ulp:.2g}; raise radius (the noise grows with it), lower epsilon, or compute in 64-true"
+            )

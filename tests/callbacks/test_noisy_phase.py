@@ -1,0 +1,379 @@
+"""The noisy phase within real fits: exactly the certified steps, nothing half-done, nothing promised in vain."""
+
+import json
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
+from erode.callbacks.running_statistics import RunningStatistics
+from erode.verify import check_certificate, verify
+from erode.weights import save_weights, weights_digest
+
+OPERATORS = [GradientClipping, ModelClipping, OutputPerturbation]
+STEPS = 5
+
+
+def network(norm=True):
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)]
+    return nn.Sequential(*layers[:1], *([nn.BatchNorm2d(4)] if norm else []), *layers[1:])
+
+
+class Module(pl.LightningModule):
+    def __init__(self, net=None):
+        super().__init__()
+        self.network = net or network()
+
+    def training_step(self, batch, index):
+        loss = nn.functional.cross_entropy(self.network(batch["image"]), batch["mask"])
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def loader():
+    generator = torch.Generator().manual_seed(1)
+    items = [
+        {
+            "image": torch.randn(3, 8, 8, generator=generator),
+            "mask": torch.randint(0, 2, (8, 8), generator=generator),
+        }
+        for _ in range(8)
+    ]
+    return DataLoader(items, batch_size=4)
+
+
+def fit(module, folder, *callbacks, ckpt_path=None, max_steps=9, **settings):
+    settings = {"enable_checkpointing": False, "logger": False, **settings}
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=max_steps, callbacks=list(callbacks), default_root_dir=folder,
+        enable_progress_bar=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+    trainer.fit(module, loader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def content(folder):
+    return json.loads((folder / "unlearned" / "certificate.json").read_text())
+
+
+class Watch(pl.Callback):
+    """The optimiser of every step; optionally interferes at one."""
+
+    def __init__(self, at=None, act=None):
+        self.names, self.at, self.act = [], at, act
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if self.act is not None and trainer.global_step == self.at:
+            self.act(trainer, module)
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.names.append(type(optimizer).__name__)
+
+
+@pytest.mark.parametrize("operator_class", OPERATORS)
+def test_a_fit_is_certified_and_the_rest_is_the_users(operator_class, tmp_path):
+    steps = {} if operator_class is OutputPerturbation else {"steps": STEPS}
+    operator, watch = operator_class(**steps), Watch()
+    module = Module()
+    trainer = fit(module, tmp_path, operator, watch)
+    noisy = steps.get("steps", 0)
+    assert watch.names == ["NoisySGD"] * noisy + ["Adam"] * (9 - noisy)
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 9 - noisy
+    state = trainer.optimizers[0].state[next(module.parameters())]
+    assert state["step"] == 9 - noisy
+    folder = tmp_path / "unlearned"
+    verify(folder / "certificate.json", folder / "weights.safetensors")
+    certificate = content(tmp_path)
+    assert certificate["exposed"]["d"] == sum(p.numel() for p in module.parameters())
+    record = json.loads((folder / "unlearning.json").read_text())
+    assert record["guarantee"] == "certified"
+
+
+def test_nothing_in_the_folder_tells_the_original_weights(tmp_path):
+    """A hash of them beside the released weights would let anyone test a guess of them."""
+    module = Module()
+    original = weights_digest(module)
+    fit(module, tmp_path, GradientClipping(steps=STEPS))
+    for path in (tmp_path / "unlearned").iterdir():
+        assert original.encode() not in path.read_bytes()
+
+
+def test_a_compiled_network_works(tmp_path):
+    fit(Module(torch.compile(network(norm=False), backend="eager")), tmp_path, GradientClipping(steps=STEPS))
+    assert check_certificate(content(tmp_path)).steps == STEPS
+
+
+@pytest.mark.parametrize("settings", [{"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"},
+                                      {"gradient_clip_val": 0.1}, {"precision": "64-true"}])  # fmt: skip
+def test_common_settings_work(settings, tmp_path):
+    fit(Module(network(norm=False)), tmp_path, GradientClipping(steps=STEPS), **settings)
+    assert check_certificate(content(tmp_path)).steps == STEPS
+
+
+def test_learning_rate_monitor_sees_both_phases(tmp_path):
+    logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    fit(Module(), tmp_path, LearningRateMonitor(), GradientClipping(steps=STEPS, folder=tmp_path / "out"),
+        logger=logger, log_every_n_steps=1)  # fmt: skip
+    header = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()[0]
+    assert "lr-NoisySGD" in header
+    assert "lr-Adam" in header
+
+
+def test_weights_start_in_the_ball_around_the_anchor(tmp_path):
+    anchor = Module()
+    path = save_weights(anchor, tmp_path / "anchor.safetensors")
+    module, start = Module(), []
+
+    class AtStart(pl.Callback):
+        def on_train_start(self, trainer, module):
+            start.extend(p.detach().clone() for p in module.parameters())
+
+    trained = [p.detach().clone() for p in module.parameters()]
+    fit(module, tmp_path, GradientClipping(radius=0.01, anchor=path, steps=STEPS), AtStart())
+    flat = [torch.cat([p.detach().flatten() for p in w]) for w in (start, trained, list(anchor.parameters()))]
+    moved, wanted = flat[0] - flat[2], flat[1] - flat[2]
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-4)
+    assert torch.cosine_similarity(moved, wanted, dim=0).item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_shared_parameters_count_once(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 1)
+            self.second = nn.Conv2d(3, 3, 1)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(self.first(x))[:, :2]
+
+    fit(Module(Tied()), tmp_path, GradientClipping(steps=STEPS))
+    assert content(tmp_path)["exposed"]["d"] == 9 + 3 + 3
+
+
+def test_only_a_head_is_exposed_where_the_rest_is_the_anchors(tmp_path):
+    module = Module(network(norm=False))
+    path = save_weights(module, tmp_path / "anchor.safetensors")
+    with torch.no_grad():
+        module.network[2].weight.add_(1)  # what training on the forget set did
+    operator = GradientClipping(steps=STEPS, anchor=path, exposed=["network.2.*"])
+    fit(module, tmp_path, operator, max_steps=STEPS)
+    assert content(tmp_path)["exposed"]["d"] == 4 * 2 + 2
+
+
+# What is refused ------------------------------------------------------------------------------------------------
+
+
+class Manual(Module):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class WithBuffer(nn.Sequential):
+    def __init__(self):
+        super().__init__(*network(norm=False))
+        self.register_buffer("memory", torch.ones(2))
+
+
+def frozen():
+    module = Module(network(norm=False))
+    module.network[0].requires_grad_(False)
+    return module
+
+
+REFUSALS = {
+    "manual optimisation": (Manual, [], {}, "optimises manually"),
+    "bf16-true": (Module, [], {"precision": "bf16-true"}, "rounds the noise away.*use 32-true"),
+    "EMA": (Module, [lambda: EMAWeightAveraging()], {}, "EMAWeightAveraging averages in the original weights"),
+    "SWA": (Module, [lambda: StochasticWeightAveraging(0.1)], {}, "StochasticWeightAveraging replaces"),
+    "too few steps": (Module, [], {"max_steps": STEPS - 1}, "needs 5 optimiser steps, this run takes 4"),
+    "unreset buffer": (lambda: Module(WithBuffer()), [], {}, "cannot re-initialise network.memory.*give anchor=FILE"),
+    "frozen and trained": (frozen, [], {}, r"network\.0\.\w+ is neither exposed nor equal to the anchor's"),
+    "bf16 weights": (lambda: Module().bfloat16(), [], {}, "stored as torch.bfloat16.*keep weights in float32"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refused_before_the_first_step(name, tmp_path):
+    make, callbacks, settings, message = REFUSALS[name]
+    watch = Watch()
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(make(), tmp_path, GradientClipping(steps=STEPS), watch, *[c() for c in callbacks], **settings)
+    assert watch.names == []
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+def test_noise_below_the_rounding_of_the_weights_is_refused(tmp_path):
+    with pytest.raises(MisconfigurationException, match="lost in the rounding"):
+        fit(Module(), tmp_path, GradientClipping(epsilon=None, sigma=1e-8, steps=STEPS))
+
+
+def test_a_buffer_equal_to_the_anchors_is_fine_and_another_is_not(tmp_path):
+    module = Module(WithBuffer())
+    path = save_weights(module, tmp_path / "anchor.safetensors")
+    fit(module, tmp_path / "a", GradientClipping(steps=STEPS, anchor=path))
+    module.network.memory.add_(1)
+    with pytest.raises(MisconfigurationException, match=r"network\.memory is neither"):
+        fit(module, tmp_path / "b", GradientClipping(steps=STEPS, anchor=path))
+
+
+def test_buffers_that_are_not_reset_are_refused(tmp_path, monkeypatch):
+    """Mutation: the reset of running statistics left out."""
+    monkeypatch.setattr(RunningStatistics, "reset", lambda self: [])
+    module = Module()
+    module.network(torch.randn(4, 3, 8, 8))
+    with pytest.raises(MisconfigurationException, match="running_mean is neither exposed"):
+        fit(module, tmp_path, GradientClipping(steps=STEPS))
+
+
+# What ends too early --------------------------------------------------------------------------------------------
+
+
+def crash(trainer, module):
+    raise RuntimeError("power cut")
+
+
+def stop(trainer, module):
+    trainer.should_stop = True
+
+
+def write(trainer, module):
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "why"),
+    [
+        (crash, RuntimeError, "RuntimeError: power cut"),
+        (stop, None, "ended after 3 of 5 certified steps"),
+        (write, MisconfigurationException, "another callback or hook wrote the exposed weights"),
+    ],
+)
+def test_no_certificate_and_no_weights_where_the_steps_did_not_all_take_place(act, error, why, tmp_path):
+    operator, watch = GradientClipping(steps=STEPS), Watch(3, act)
+    if error is None:
+        fit(Module(), tmp_path, operator, watch)
+    else:
+        with pytest.raises(error):
+            fit(Module(), tmp_path, operator, watch)
+    certificate = content(tmp_path)
+    assert certificate["issued"] is False
+    assert why in certificate["why_not"]
+    assert certificate["claim"] is None
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+    with pytest.raises(ValueError, match="nothing was certified"):
+        verify(tmp_path / "unlearned" / "certificate.json")
+
+
+def test_what_fails_after_the_release_does_not_take_it_back(tmp_path):
+    class Late(pl.Callback):
+        def on_fit_end(self, trainer, module):
+            crash(trainer, module)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(Module(), tmp_path, GradientClipping(steps=STEPS), Late())
+    folder = tmp_path / "unlearned"
+    verify(folder / "certificate.json", folder / "weights.safetensors")
+    assert json.loads((folder / "unlearning.json").read_text())["completed"] is True
+
+
+def test_a_known_seed_is_never_certified(tmp_path):
+    released = []
+    for run in ("a", "b"):
+        torch.manual_seed(0)
+        module = Module()
+        fit(module, tmp_path / run, GradientClipping(steps=STEPS, seed=1))
+        released.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+        certificate = content(tmp_path / run)
+        assert (certificate["issued"], certificate["reproducible"]) == (False, True)
+        record = json.loads((tmp_path / run / "unlearned" / "unlearning.json").read_text())
+        assert record["guarantee"] == "approximate"
+    assert torch.equal(*released)
+
+
+def test_without_a_seed_two_runs_differ(tmp_path):
+    released = []
+    for run in ("a", "b"):
+        pl.seed_everything(0, verbose=False)
+        module = Module()
+        fit(module, tmp_path / run, OutputPerturbation(anchor="zeros"), max_steps=1)
+        released.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    assert not torch.equal(*released)
+
+
+# Checkpoint and resume ------------------------------------------------------------------------------------------
+
+
+class SecretWatch(pl.Callback):
+    """Collects the secrets that were in use."""
+
+    def __init__(self):
+        self.secrets = set()
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        noise = next(c for c in trainer.callbacks if isinstance(c, GradientClipping))._noise
+        if noise is not None:
+            self.secrets.add(noise._secret)
+
+
+@pytest.mark.parametrize("cut", [3, STEPS, 7], ids=["noisy phase", "last certified step", "free phase"])
+def test_a_run_that_was_cut_short_goes_on(cut, tmp_path):
+    every_step = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1, filename="{step}")
+    watch = SecretWatch()
+    torch.manual_seed(0)
+    module = Module()
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(module, tmp_path, GradientClipping(steps=STEPS), watch, every_step, Watch(cut + 1, crash),
+            enable_checkpointing=True)  # fmt: skip
+    checkpoint = tmp_path / f"step={cut}.ckpt"
+    assert not any(secret in checkpoint.read_bytes() for secret in watch.secrets)
+    torch.load(checkpoint, weights_only=True)
+    before = set(watch.secrets)
+    module = Module()
+    seen = Watch()
+    trainer = fit(module, tmp_path, GradientClipping(steps=STEPS), watch, seen, ckpt_path=checkpoint)
+    noisy = max(0, STEPS - cut)
+    assert seen.names == ["NoisySGD"] * noisy + ["Adam"] * (9 - cut - noisy)
+    assert len(watch.secrets - before) == (1 if noisy else 0)
+    assert trainer.optimizers[0].state[next(module.parameters())]["step"] == 9 - STEPS
+    folder = tmp_path / "unlearned"
+    verify(folder / "certificate.json", folder / "weights.safetensors")
+
+
+def test_a_checkpoint_before_the_hand_over_is_handed_over_on_resume(tmp_path):
+    """Another callback may save between the last certified step and the moment the user's optimiser is back."""
+
+    def save(trainer, module):
+        trainer.save_checkpoint(tmp_path / "between.ckpt")
+
+    fit(Module(), tmp_path / "a", Watch(STEPS, save), GradientClipping(steps=STEPS), enable_checkpointing=True)
+    seen = Watch()
+    fit(Module(), tmp_path / "b", GradientClipping(steps=STEPS), seen, ckpt_path=tmp_path / "between.ckpt")
+    assert seen.names == ["Adam"] * (9 - STEPS)
+    assert check_certificate(content(tmp_path / "b")).steps == STEPS
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    every_step = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1, filename="{step}")
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(Module(), tmp_path, GradientClipping(steps=STEPS), every_step, Watch(3, crash), enable_checkpointing=True)
+    with pytest.raises(MisconfigurationException, match="with other settings"):
+        fit(Module(), tmp_path, GradientClipping(steps=STEPS, radius=1.0), ckpt_path=tmp_path / "step=2.ckpt")

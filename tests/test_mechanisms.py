@@ -1,0 +1,63 @@
+"""Mechanisms: the promised ε is met, both ways round, and constants survive being written down."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erode.mechanisms import (
+    GradientClippingMechanism,
+    ModelClippingMechanism,
+    OutputPerturbationMechanism,
+    mechanism,
+)
+
+STEP = {"clip_norm": 1.0, "learning_rate": 0.01, "weight_decay": 0.5}
+KINDS = [
+    (GradientClippingMechanism, {**STEP, "steps": 30}),
+    (ModelClippingMechanism, {"steps": 4}),
+    (OutputPerturbationMechanism, {}),
+]
+REFERENCES = ["retrained", "anchor", "noise"]
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize(("kind", "constants"), KINDS)
+@settings(deadline=None, max_examples=15)
+@given(epsilon=st.floats(0.05, 20.0), log_delta=st.floats(-12, -3), radius=st.floats(1e-4, 1e2))
+def test_calibrated_noise_gives_the_epsilon_asked_for(kind, constants, reference, epsilon, log_delta, radius):
+    delta = 10**log_delta
+    made = kind.from_target(epsilon, delta, None, reference=reference, radius=radius, **constants)
+    reached = made.epsilon(delta)
+    assert reached <= epsilon
+    assert reached == pytest.approx(epsilon, rel=1e-5)
+    assert made.delta(reached) <= delta * (1 + 1e-9)
+    assert mechanism(made.constants()) == made
+
+
+@pytest.mark.parametrize(("kind", "constants"), KINDS)
+def test_either_epsilon_or_sigma(kind, constants):
+    constants = {"reference": "anchor", "radius": 1.0, **constants}
+    made = kind.from_target(None, 1e-5, 2.0, **constants)
+    assert made.sigma == 2.0
+    for epsilon, sigma in ((1.0, 2.0), (None, None)):
+        with pytest.raises(ValueError, match="give either epsilon or sigma"):
+            kind.from_target(epsilon, 1e-5, sigma, **constants)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "wish"}, {"sigma": 0.0}, {"radius": -1.0}, {"steps": 2}, {"reference": "none"}, {"extra": 1.0}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_constants_out_of_range_are_refused(wrong):
+    constants = OutputPerturbationMechanism(reference="anchor", radius=1.0, sigma=1.0).constants()
+    with pytest.raises(ValueError, match=r"\w"):
+        mechanism({**constants, **wrong})
+
+
+def test_model_clipping_is_never_worse_than_its_last_step_alone():
+    made = ModelClippingMechanism(reference="retrained", radius=1.0, sigma=2.0, steps=5)
+    last = ModelClippingMechanism(reference="retrained", radius=1.0, sigma=2.0, steps=1)
+    for epsilon in (0.1, 1.0, 4.0):
+        assert made.delta(epsilon) <= last.delta(epsilon)
+    assert made.mu() == pytest.approx(last.mu())

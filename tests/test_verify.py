@@ -1,0 +1,166 @@
+"""A certificate: what it says is recomputed, and each field that is bent is noticed."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from erode.certificate import Account, Target, VerificationError, certificate, file_digest, save_certificate
+from erode.files import digest_of
+from erode.mechanisms import GradientClippingMechanism, ModelClippingMechanism, OutputPerturbationMechanism
+from erode.verify import check_certificate, verify
+
+MECHANISMS = {
+    "gradient clipping": GradientClippingMechanism.calibrated(
+        1.0, 1e-7, reference="retrained", radius=0.1, clip_norm=1.0, learning_rate=0.01, weight_decay=0.1, steps=9
+    ),
+    "model clipping": ModelClippingMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=0.1, steps=4),
+    "output perturbation": OutputPerturbationMechanism.calibrated(1.0, 1e-7, reference="noise", radius=0.1),
+}
+HASH = "0" * 64
+EXPOSED = {"head.weight": [2, 3], "head.bias": [2]}
+
+
+def made(mechanism, weights=None, why_not=None, reproducible=False, epsilon=1.0):
+    return certificate(
+        mechanism,
+        Target(epsilon=epsilon, delta=1e-7),
+        Account(steps=mechanism.steps, blocks=mechanism.account().blocks),
+        exposed=EXPOSED,
+        digests={
+            "released_file": HASH if weights is None else file_digest(weights),
+            "anchor_weights": HASH, "split": None, "settings": HASH,
+        },
+        why_not=why_not,
+        reproducible=reproducible,
+    )  # fmt: skip
+
+
+def sealed(content):
+    """What a forger would do: a digest that fits."""
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    return {**rest, "digest": digest_of(rest)}
+
+
+def leaves(node, path=()):
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, (*path, key))
+    elif isinstance(node, list) and node:
+        for index, value in enumerate(node):
+            yield from leaves(value, (*path, index))
+    else:
+        yield path
+
+
+def bent(content, path):
+    content = copy.deepcopy(content)
+    node = content
+    for key in path[:-1]:
+        node = node[key]
+    old = node[path[-1]]
+    if isinstance(old, bool):
+        new = not old
+    elif isinstance(old, int):
+        new = old + 1
+    elif isinstance(old, float):
+        new = old * 1.01 + 1e-9
+    elif isinstance(old, str):
+        new = old[:-1] + ("1" if old[-1] != "1" else "2")
+    else:
+        new = "something"
+    node[path[-1]] = new
+    return content
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_what_was_made_is_verified_through_a_file(name, tmp_path, capsys):
+    weights = tmp_path / "weights.safetensors"
+    save_file({"head.weight": torch.zeros(2, 3), "head.bias": torch.zeros(2), "other": torch.ones(1)}, weights)
+    path = save_certificate(made(MECHANISMS[name], weights), tmp_path / "certificate.json")
+    verify(path)
+    verify(path, weights)
+    assert "(ε = 1, δ = 1e-07)-indistinguishable" in capsys.readouterr().out
+    save_file({"head.weight": torch.ones(2, 3), "head.bias": torch.zeros(2)}, weights)
+    with pytest.raises(VerificationError, match="these are other weights"):
+        verify(path, weights)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_each_field_bent_is_noticed(name):
+    content = made(MECHANISMS[name])
+    check_certificate(content)
+    paths = list(leaves(content))
+    assert len(paths) > 50
+    for path in paths:
+        with pytest.raises(VerificationError):
+            check_certificate(bent(content, path))
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_each_field_that_others_determine_is_noticed_even_with_a_digest_that_fits(name):
+    """What nothing else in the certificate determines: names, versions, digests of other files."""
+    content = made(MECHANISMS[name])
+    free = {"software", "digests", "digest"}
+    for path in leaves(content):
+        if path[0] in free:
+            continue
+        with pytest.raises(VerificationError):
+            check_certificate(sealed(bent(content, path)))
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_field_left_out_or_added_is_noticed(name):
+    content = made(MECHANISMS[name])
+    for field in list(content):
+        rest = {key: value for key, value in content.items() if key != field}
+        with pytest.raises(VerificationError):
+            check_certificate(rest if field == "digest" else sealed(rest))
+    with pytest.raises(VerificationError, match="fields"):
+        check_certificate(sealed({**content, "extra": 1}))
+
+
+def test_less_noise_under_the_same_promise_is_noticed():
+    """A consistent lie about σ: account and digest fit, but the promised ε does not follow."""
+    honest = MECHANISMS["output perturbation"]
+    weak = OutputPerturbationMechanism(reference="noise", radius=0.1, sigma=honest.sigma / 2)
+    with pytest.raises(VerificationError, match=r"mechanism\.sigma.*gives epsilon = 2\.\d+, not the 1"):
+        check_certificate(made(weak))
+
+
+def test_epsilon_follows_from_a_sigma_given_by_hand():
+    weak = OutputPerturbationMechanism(reference="noise", radius=0.1, sigma=0.1)
+    content = made(weak, epsilon=None)
+    check_certificate(content)
+    assert content["claim"]["epsilon"] == pytest.approx(weak.epsilon(1e-7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"), [({"why_not": "the run was cut short"}, "issued"), ({"reproducible": True}, "reproducible")]
+)
+def test_what_was_not_issued_does_not_pass(arguments, field):
+    content = made(MECHANISMS["gradient clipping"], **arguments)
+    assert content["issued"] is False
+    assert content["guarantee"] is content["claim"] is None
+    with pytest.raises(VerificationError) as error:
+        check_certificate(content)
+    assert error.value.field == field
+
+
+def test_weights_of_another_shape_are_noticed(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    save_file({"head.weight": torch.zeros(2, 3), "tail.bias": torch.zeros(2)}, weights)
+    path = save_certificate(made(MECHANISMS["gradient clipping"], weights), tmp_path / "certificate.json")
+    with pytest.raises(VerificationError, match=r"exposed\.parameters\.head\.bias"):
+        verify(path, weights)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": "erode-certificate/1"}', '{"schema": 2}'])
+def test_what_is_no_certificate_is_refused(text, tmp_path):
+    path = tmp_path / "certificate.json"
+    path.write_text(text)
+    with pytest.raises(VerificationError):
+        verify(path)
+    with pytest.raises(VerificationError, match="no readable JSON"):
+        verify(tmp_path / "absent.json")
