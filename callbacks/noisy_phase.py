@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 
 from ..accounting import NoisyIteration
 from ..certificate import Account, Target, certificate, file_digest, save_certificate
@@ -90,6 +90,7 @@ class NoisyPhase(UnlearningOperator):
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
         self._shapes: dict[str, list[int]] = {}
+        self._buffers: dict[str, Tensor] = {}
 
     @abstractmethod
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
@@ -117,7 +118,7 @@ class NoisyPhase(UnlearningOperator):
         with torch.no_grad():
             project_(weights, [anchor.state[name] for name in exposed], self.mechanism.radius)
         check_rounding(weights, self.mechanism.sigma)
-        self._take_over(trainer, exposed, anchor)
+        self._take_over(trainer, module, exposed, anchor)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Take over again, if the checkpoint is from the noisy phase, with a new secret."""
@@ -135,7 +136,9 @@ class NoisyPhase(UnlearningOperator):
             raise MisconfigurationException(
                 f"the anchor is not the one that the run began with; give {type(self).__name__}(anchor=...) that one"
             )
-        self._take_over(trainer, exposed, anchor)
+        self._reset_statistics()
+        check_unexposed(module, list(exposed.values()), anchor.state)
+        self._take_over(trainer, module, exposed, anchor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand back at once where a checkpoint fell between the last certified step and the hand-over."""
@@ -150,8 +153,8 @@ class NoisyPhase(UnlearningOperator):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release the weights, and the certificate beside them."""
         super().on_train_end(trainer, pl_module)
-        if self.shortfall() is None:
-            self._write_certificate(trainer, "the run was interrupted" if trainer.interrupted else None)
+        if self.released:
+            self._write_certificate(trainer, None)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the secret."""
@@ -197,8 +200,11 @@ class NoisyPhase(UnlearningOperator):
         self.mechanism.account_step(self._account)
         self._taken += 1
 
-    def _take_over(self, trainer: Trainer, exposed: dict[str, nn.Parameter], anchor: Anchor) -> None:
+    def _take_over(
+        self, trainer: Trainer, module: LightningModule, exposed: dict[str, nn.Parameter], anchor: Anchor
+    ) -> None:
         self._shapes = _shapes(exposed)
+        self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
         self._optimizer = NoisySGD(list(exposed.values()), theta_0, self.update, self.add_noise, self.learning_rate)
@@ -215,11 +221,27 @@ class NoisyPhase(UnlearningOperator):
         if self._optimizer is None or self._taken < self.mechanism.steps:
             return
         self._optimizer.check_untouched()
+        self._forget_buffers(trainer.lightning_module)
         _check_ranks_agree(trainer, self._optimizer)
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         trainer.strategy.setup_optimizers(trainer)
         self._optimizer, self._noise, self._handed_back = None, None, True
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
+
+    def _forget_buffers(self, module: LightningModule) -> None:
+        """Buffers written in the noisy phase follow weights that had little noise yet, or none: none may stay."""
+        self._reset_statistics()
+        for name, buffer in module.named_buffers():
+            if name not in self._buffers or not torch.equal(buffer, self._buffers[name]):
+                raise MisconfigurationException(
+                    f"the buffer {name} changed in the noisy phase, when weights still carried the forget set, and it "
+                    "is no running statistic that can be reset; use a layer without it (no spectral_norm, no averages)"
+                )
+        self._buffers = {}
+
+    def _reset_statistics(self) -> None:
+        if self._statistics is not None:
+            self._statistics.reset()
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         super()._write_incomplete(trainer, why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .._version import __version__
 from ..batch import Role
@@ -62,6 +64,11 @@ class UnlearningOperator(Callback):
         self._release_to = Path()
         self._record: dict[str, Any] = {}
         self._resumed = False
+        self._view_before: View | None = None
+        self.finished = False
+        """Whether the last run came to its end, with or without a release."""
+        self.released = False
+        """Whether it released weights."""
         self._started = 0.0
         self._statistics: RunningStatistics | None = None
 
@@ -89,11 +96,13 @@ class UnlearningOperator(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
-        if stage == "fit":
-            self._record, self._resumed = {}, False
-        serve = getattr(_datamodule(trainer), "serve", None)
-        if stage == "fit" and serve is not None:
-            serve(self.view)
+        if stage != "fit":
+            return
+        self._record, self._resumed, self.finished, self.released = {}, False, False, False
+        data = _datamodule(trainer)
+        if hasattr(data, "serve"):
+            self._view_before = data.view
+            data.serve(self.view)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check, note the start, reset what carries the forget set, prepare."""
@@ -102,12 +111,16 @@ class UnlearningOperator(Callback):
             names = ", ".join(type(operator).__name__ for operator in operators)
             raise MisconfigurationException(f"{names} in one run: keep one operator per fit")
         # Every process asks, and asks here: Lightning broadcasts log_dir, so one that asked alone would wait for ever.
-        folder = self._release_to = self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
+        folder = self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
         if _completed(folder / "unlearning.json"):
             raise MisconfigurationException(
                 f"{folder} already holds an unlearning run, and nothing is overwritten; "
                 f"give {type(self).__name__}(folder=...) or the Trainer's default_root_dir another place"
             )
+        self._release_to = folder
+        lazy = [name for name, parameter in pl_module.named_parameters() if is_lazy(parameter)]
+        if lazy:
+            raise MisconfigurationException(f"{lazy[0]} has no shape yet; pass one batch through the module before fit")
         if trainer.ckpt_path is not None and not self._resumed:
             # Lightning would restore its optimiser state after us, and that was computed on the forget set.
             raise MisconfigurationException(
@@ -117,15 +130,21 @@ class UnlearningOperator(Callback):
         self.check(trainer, pl_module)
         self._started = time.monotonic()
         self._statistics = RunningStatistics(pl_module)
+        identity = self._identity(trainer)
         if self._resumed:
+            changed = [key for key, value in identity.items() if self._record.get(key) != value]
+            if changed:
+                raise MisconfigurationException(
+                    f"{trainer.ckpt_path} comes from a run with another {' and '.join(changed)}; "
+                    "resume with the settings and the split of the run that was cut short, or start anew"
+                )
             self.resume(trainer, pl_module)
             return
         self._record = {
-            "operator": type(self).__name__,
+            **identity,
             "guarantee": self.guarantee,
             "paper": self.paper,
-            "settings": self._settings(),
-            "view": self.view.value,
+            "first_step": trainer.global_step,
             "initial_weights": weights_digest(pl_module),
             "reset_buffers": self._statistics.reset(),
         }
@@ -149,11 +168,15 @@ class UnlearningOperator(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
-        why = self.shortfall()
+        self.finished = True
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            return
+        why = self.shortfall() or _not_finite(pl_module)
         if why is not None:
             self._write_incomplete(trainer, why)
             return
         finished = self.finish(trainer, pl_module)
+        self.released = not trainer.interrupted
         if trainer.interrupted or not trainer.is_global_zero:
             return
         folder = self._release_to
@@ -161,6 +184,7 @@ class UnlearningOperator(Callback):
         split = getattr(_datamodule(trainer), "split", None)
         if split is not None:
             split.save(folder / "split.json")
+        planned = trainer.estimated_stepping_batches
         write_json(
             folder / "unlearning.json",
             {
@@ -168,8 +192,8 @@ class UnlearningOperator(Callback):
                 **finished,
                 "completed": True,
                 "released_weights": weights_digest(pl_module),
-                "split": None if split is None else split.digest,
-                "steps": trainer.global_step,
+                "steps": trainer.global_step - self._record["first_step"],
+                "planned_steps": int(planned) if math.isfinite(planned) else None,
                 "seconds": round(time.monotonic() - self._started, 3),
                 "software": {
                     "erode": __version__,
@@ -182,6 +206,9 @@ class UnlearningOperator(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put back what was changed for the run."""
+        if self._view_before is not None:
+            _datamodule(trainer).serve(self._view_before)
+            self._view_before = None
         if self._statistics is not None:
             self._statistics.give_back()
             self._statistics = None
@@ -198,6 +225,16 @@ class UnlearningOperator(Callback):
         if trainer.is_global_zero:
             write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
 
+    def _identity(self, trainer: Trainer) -> dict[str, Any]:
+        """What may not change between a run and its continuation."""
+        split = getattr(_datamodule(trainer), "split", None)
+        return {
+            "operator": type(self).__name__,
+            "settings": self._settings(),
+            "view": self.view.value,
+            "split": None if split is None else split.digest,
+        }
+
     def _settings(self) -> dict[str, Any]:
         """The constructor's arguments, which subclasses keep as attributes of the same name."""
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
@@ -212,6 +249,15 @@ def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
 
 def _datamodule(trainer: Trainer) -> Any:
     return getattr(trainer, "datamodule", None)
+
+
+def _not_finite(module: LightningModule) -> str | None:
+    broken = [
+        name
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    return f"{broken[0]} is not finite: training diverged, lower the learning rate" if broken else None
 
 
 def _completed(record: Path) -> bool:

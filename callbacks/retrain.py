@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
 
 from ..masks import View
 from ..weights import load_weights, weights_digest
@@ -23,8 +24,8 @@ class Retrain(UnlearningOperator):
     Source: theory §2, §6.
 
     Args:
-        anchor: weights computed without the forget set (public or label-free pretraining); None = a fresh
-            initialisation by each layer's own ``reset_parameters``.
+        anchor: weights computed without the forget set (public or label-free pretraining), which is your word; None
+            = a fresh initialisation by each layer's own ``reset_parameters``.
         only_fine: train on the finely annotated images alone, instead of all that the retain view offers.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
@@ -48,11 +49,16 @@ class Retrain(UnlearningOperator):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            if isinstance(callback, WeightAveraging):
+                raise MisconfigurationException(
+                    f"{type(callback).__name__} averages in the weights from before; average in a later fit instead"
+                )
         stuck = [] if self.anchor is not None else unresettable(module)
         if stuck:
             raise MisconfigurationException(
-                f"Retrain cannot re-initialise {', '.join(stuck)}: the layer has no reset_parameters(). "
-                "Give anchor=WEIGHTS saved from a fresh model, or add reset_parameters() to the layer"
+                f"Retrain cannot re-initialise {', '.join(stuck)}: no reset_parameters() of a layer reaches them. "
+                "Give anchor=WEIGHTS saved from a fresh model, or let the layer's reset_parameters() set them"
             )
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
@@ -63,8 +69,17 @@ class Retrain(UnlearningOperator):
             reset_parameters(module)
             with torch.no_grad():
                 for tensor in module.state_dict().values():
-                    tensor.copy_(trainer.strategy.broadcast(tensor))
+                    if isinstance(tensor, Tensor):
+                        tensor.copy_(trainer.strategy.broadcast(tensor))
         self._record["anchor_weights"] = weights_digest(module)
+        if self._record["anchor_weights"] == self._record["initial_weights"]:
+            raise MisconfigurationException(
+                f"the anchor {self.anchor} holds the very weights that are to be unlearned; give weights that were "
+                "computed without the forget set, or no anchor for a fresh start"
+            )
+        self._record["kept_buffers"] = kept_buffers(module)
+        # Built anew: some optimisers copy the weights when they are made, and those were the original ones.
+        trainer.strategy.setup_optimizers(trainer)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the checkpoint's weights: they have come from the anchor on retained data alone."""
@@ -83,17 +98,39 @@ def reset_parameters(module: nn.Module) -> None:
 
 
 def unresettable(module: nn.Module) -> list[str]:
-    """Names of parameters and floating-point buffers that no ``reset_parameters`` would re-initialise."""
-    stuck: list[str] = []
-    for name, layer in module.named_modules():
-        if callable(getattr(layer, "reset_parameters", None)):
-            continue
-        prefix = f"{name}." if name else ""
-        persistent = layer.state_dict()
-        stuck += [prefix + key for key, _ in layer.named_parameters(recurse=False)]
-        stuck += [
-            prefix + key
-            for key, buffer in layer.named_buffers(recurse=False)
-            if key in persistent and buffer.is_floating_point()
-        ]
-    return stuck
+    """Names of parameters and persistent floating-point buffers that re-initialising would leave as they are.
+
+    It is tried, not asked: a layer may own a ``reset_parameters`` that forgets some of its tensors (as convolutions
+    under ``weight_norm`` do). All values are replaced by NaN, reset, looked at, and put back.
+
+    Example:
+        >>> unresettable(nn.Linear(2, 1)), unresettable(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)))
+        ([], ['parametrizations.weight.original0', 'parametrizations.weight.original1'])
+    """
+    state = module.state_dict(keep_vars=True)
+    watched = {
+        name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_floating_point()
+    }
+    before = {name: tensor.detach().clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    with torch.no_grad(), torch.random.fork_rng({t.device.index for t in watched.values() if t.is_cuda}):
+        for tensor in watched.values():
+            tensor.fill_(torch.nan)
+        try:
+            reset_parameters(module)
+            return [name for name, tensor in watched.items() if bool(tensor.isnan().any())]
+        finally:
+            for name, value in before.items():
+                state[name].copy_(value)
+
+
+def kept_buffers(module: nn.Module) -> list[str]:
+    """Names of buffers that no re-initialisation reaches: integers, and those that are not saved.
+
+    They are constants in every network of MONAI's; a buffer that training changes would carry it on.
+    """
+    persistent = module.state_dict().keys()
+    return [
+        name
+        for name, buffer in module.named_buffers()
+        if not name.endswith("num_batches_tracked") and (name not in persistent or not buffer.is_floating_point())
+    ]

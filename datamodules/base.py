@@ -149,7 +149,13 @@ class MaskDataModule(LightningDataModule):
         self._datasets.pop("train", None)
 
     def redraw_split(self, split_seed: int) -> None:
-        """Draw another forget/retain split; what was fitted on the old one is dropped."""
+        """Draw another forget/retain split; what was fitted on the old one is dropped.
+
+        Raises:
+            ValueError: where the split comes from a file.
+        """
+        if self.split_file is not None:
+            raise ValueError(f"the split comes from {self.split_file}; leave split_file out to draw splits by seed")
         self.split_seed = split_seed
         self._split = self._prior = None
         self._datasets.pop("train", None)
@@ -246,6 +252,11 @@ class MaskDataModule(LightningDataModule):
         cases = self.part("train")
         if self.split_file is not None:
             split = ForgetSplit.load(self.split_file)
+            if split.coarsening != self.coarsening.describe():
+                raise ValueError(
+                    f"{self.split_file} was drawn for {dict(split.coarsening)}, the data use "
+                    f"{self.coarsening.describe()}; set the coarsening of the split, or draw another"
+                )
             missing = sorted({case.id for case in cases} ^ {*split.fine, *split.coarse})
             if missing:
                 raise ValueError(

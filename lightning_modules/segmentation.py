@@ -18,6 +18,9 @@ from ..files import digest_of
 from ..losses import RoleLoss
 from .evaluation import Evaluation
 
+DIVISOR = 8
+"""Image sides that the default network can take are multiples of this."""
+
 
 class SegmentationModule(LightningModule):
     """Train, evaluate and apply a segmentation network on batches of :mod:`erode.batch`.
@@ -75,6 +78,7 @@ class SegmentationModule(LightningModule):
         for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
             del self.hparams[key]
         self.network = network or default_network(num_classes, spatial_dims, in_channels)
+        self._default_channels = in_channels if network is None else None
         self.num_classes = num_classes
         self.class_names = names
         self.loss = loss or RoleLoss()
@@ -163,7 +167,19 @@ class SegmentationModule(LightningModule):
     def _check_once(self, batch: dict[str, Any]) -> None:
         if not self._batch_checked:
             check_batch(batch, self.num_classes)
+            self._check_default_network(batch["image"])
             self._batch_checked = True
+
+    def _check_default_network(self, image: Tensor) -> None:
+        if self._default_channels is None:
+            return
+        channels, *size = image.shape[1:]
+        if channels != self._default_channels:
+            raise ValueError(f"images have {channels} channels, the network {self._default_channels}; set in_channels")
+        if any(side % DIVISOR for side in size):
+            raise ValueError(
+                f"images of {size} pixels: the default network needs multiples of {DIVISOR}; set their size"
+            )
 
     def _checked(self, logits: Tensor, image: Tensor) -> Tensor:
         """Logits whose classes are not the model's would train, and mean something else."""

@@ -42,7 +42,7 @@ def test_it_holds_exactly_the_package(wheel):
 
 def test_it_says_what_it_is(wheel):
     [entry_points] = [content.decode() for name, content in wheel.items() if name.endswith("entry_points.txt")]
-    assert "erode = erode.cli:main" in entry_points
+    assert "erode = erode.cli:console" in entry_points
     [metadata] = [content.decode() for name, content in wheel.items() if name.endswith(".dist-info/METADATA")]
     assert "License-Expression: Apache-2.0" in metadata
     assert any(name.endswith("licenses/LICENSE") for name in wheel)

@@ -53,6 +53,10 @@ class UnlearningTrainer(Trainer):
                 "add one, e.g. --trainer.callbacks+=Retrain"
             )
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        if not operators[0].finished:
+            raise MisconfigurationException(
+                "no training step was taken; raise max_steps, max_epochs or the data's limits"
+            )
 
 
 class SaveConfig(SaveConfigCallback):
@@ -197,7 +201,7 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {"compare": compare, "report": r
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of ``erode`` and ``python -m erode``."""
+    """Run one command; errors are raised."""
     os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments and arguments[0] in PLAIN_VERBS:
@@ -206,6 +210,16 @@ def main(args: Sequence[str] | None = None) -> None:
             print(written)
     else:
         ErodeCLI(None if args is None else arguments)
+
+
+def console() -> None:
+    """`main` for people: what went wrong and what to do in one line, without the way through our code."""
+    try:
+        main()
+    except (MisconfigurationException, ValueError, OSError) as error:
+        if os.environ.get("ERODE_TRACEBACK"):
+            raise
+        sys.exit(f"erode: {error}\n(ERODE_TRACEBACK=1 shows where)")
 
 
 def _refuse_used(folder: Path) -> None:

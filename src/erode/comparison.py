@@ -113,7 +113,8 @@ def compare(
     _claim(out, settings)
     rows = []
     for seed in seeds:
-        data.redraw_split(seed)
+        if data.split_file is None:
+            data.redraw_split(seed)
         for name in methods:
             path = out / "rows" / f"{name}-seed{seed}.json"
             if not path.exists():

@@ -51,7 +51,8 @@ def batches():
 
 def fit(module, folder, *callbacks, loader=None, max_steps=4, ckpt_path=None):
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=max_steps, callbacks=list(callbacks), default_root_dir=folder, logger=False,
+        accelerator="cpu", devices=1, max_steps=max_steps, callbacks=list(callbacks), default_root_dir=folder,
+        logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, loader or batches(), ckpt_path=ckpt_path)

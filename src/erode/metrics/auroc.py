@@ -78,6 +78,8 @@ class ImageAUROC(Metric):
 
     def compute(self) -> Tensor:
         """AUROC, 0-dim float64; NaN where a label is absent."""
+        if not len(self.scores):
+            return torch.tensor(torch.nan, dtype=torch.float64)
         scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.labels) == 1
         return mann_whitney_auroc(scores[positive], scores[~positive])
 
@@ -136,6 +138,9 @@ class RobustAUROC(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """``robust`` and ``worst_group``, 0-dim float64."""
+        if not len(self.scores):
+            nothing = torch.tensor(torch.nan, dtype=torch.float64)
+            return {"robust": nothing, "worst_group": nothing.clone()}
         scores, labels, flags = (dim_zero_cat(state) for state in (self.scores, self.labels, self.flags))
         group = {(y, s): scores[(labels == y) & (flags == s)] for y in (0, 1) for s in (0, 1)}
         pairs = torch.stack([mann_whitney_auroc(group[1, a], group[0, b]) for a in (0, 1) for b in (0, 1)])

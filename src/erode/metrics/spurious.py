@@ -281,6 +281,8 @@ class GlobalSpuriousInformation(Metric):
 
     def _interval(self) -> tuple[float, float]:
         tables = dim_zero_cat(self.tables)
+        if len(tables) < 2:  # one image says nothing of the spread between images
+            return float("nan"), float("nan")
         tables = canonical_order(tables.flatten(1)).view(tables.shape)[:, 1:]
         residuals = deviance_residuals(tables.sum(0).double() / len(tables)).flatten(1)
         replicates = bootstrap_residuals(tables, self.bootstrap, self.seed)
