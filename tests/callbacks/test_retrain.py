@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
 from torch.utils.data import DataLoader
@@ -154,3 +155,108 @@ def test_a_checkpoint_of_the_original_training_is_not_resumed(tmp_path):
     assert seen == [half_way]
     record = json.loads((tmp_path / "on" / "unlearned" / "unlearning.json").read_text())
     assert (record["completed"], record["steps"]) == (True, 4)
+
+
+class Forgetful(nn.Conv2d):
+    """Its reset forgets a parameter and a buffer."""
+
+    def __init__(self):
+        super().__init__(3, 2, 1)
+        self.gain = nn.Parameter(torch.ones(1))
+        self.register_buffer("prototype", torch.ones(1))
+
+    def forward(self, x):
+        return super().forward(x) * self.gain + self.prototype
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        (Forgetful, r"network\.gain, network\.prototype"),
+        (lambda: torch.nn.utils.weight_norm(nn.Conv2d(3, 2, 1)), r"network\.weight_g, network\.weight_v"),
+        (lambda: torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 1)), r"weight\.original0"),
+    ],
+    ids=["own layer", "weight_norm", "parametrization"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_a_reset_that_misses_something_is_found_by_trying(tmp_path, layer, named):
+    module = Module(layer())
+    before = weights_digest(module)
+    with pytest.raises(MisconfigurationException, match=named):
+        fit(module, tmp_path, Retrain())
+    assert weights_digest(module) == before
+
+
+def test_the_anchor_cannot_be_what_is_to_be_unlearned(tmp_path):
+    module = Module()
+    with pytest.raises(MisconfigurationException, match="the very weights that are to be unlearned"):
+        fit(module, tmp_path, Retrain(anchor=save_weights(module, tmp_path / "trained.safetensors")))
+
+
+def test_weight_averaging_is_refused(tmp_path):
+    with pytest.raises(MisconfigurationException, match="averages in the weights from before"):
+        fit(Module(), tmp_path, EMAWeightAveraging(), Retrain())
+
+
+def test_an_optimiser_that_remembers_weights_starts_anew(tmp_path):
+    class Lookahead(torch.optim.SGD):
+        """Keeps a slow copy of the weights from its own beginning."""
+
+        def __init__(self, parameters, **options):
+            super().__init__(parameters, **options)
+            self.slow = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+
+        def step(self, closure=None):
+            loss = super().step(closure)
+            with torch.no_grad():
+                for p, slow in zip((p for g in self.param_groups for p in g["params"]), self.slow, strict=True):
+                    p.lerp_(slow, 0.5)
+            return loss
+
+    class Remembering(Module):
+        def configure_optimizers(self):
+            return Lookahead(self.parameters(), lr=1e-3)
+
+    module = Remembering()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(1000.0)
+    fit(module, tmp_path, Retrain())
+    assert max(p.abs().max().item() for p in module.parameters()) < 10
+
+
+def test_another_continuation_is_refused(tmp_path):
+    module = Module()
+    fit(module, tmp_path, Retrain(only_fine=True), max_steps=2).save_checkpoint(tmp_path / "cut.ckpt")
+    with pytest.raises(MisconfigurationException, match="another settings and view"):
+        fit(module, tmp_path / "on", Retrain(), ckpt_path=tmp_path / "cut.ckpt")
+
+
+def test_weights_that_diverged_are_not_released(tmp_path):
+    class Diverging(Module):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e30)
+
+    fit(Diverging(), tmp_path, Retrain())
+    record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
+    assert record["completed"] is False
+    assert "not finite" in record["why"]
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+def test_a_late_error_leaves_the_release_as_it_is(tmp_path):
+    class Late(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        fit(Module(), tmp_path, Retrain(), Late())
+    assert json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())["completed"] is True
+
+
+def test_steps_are_those_of_the_run(tmp_path):
+    trainer = fit(Module(), tmp_path / "first")
+    trainer.callbacks.append(Retrain(folder=tmp_path / "second"))
+    trainer.fit_loop.epoch_loop.max_steps = 7
+    trainer.fit(Module(), batches())
+    assert json.loads((tmp_path / "second" / "unlearning.json").read_text())["steps"] == 3
