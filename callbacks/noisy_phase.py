@@ -122,10 +122,10 @@ class NoisyPhase(UnlearningOperator):
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Take over again, if the checkpoint is from the noisy phase, with a new secret."""
-        if self._record["mechanism"] != self.mechanism.constants() or self._record["settings"] != self._settings():
+        if self._record["mechanism"] != self.mechanism.constants():  # same settings, other calibration
             raise MisconfigurationException(
-                f"the checkpoint was written by {type(self).__name__} with other settings, so its account does not "
-                "fit; resume with the settings of the run that was cut short"
+                f"the checkpoint's account was kept for {self._record['mechanism']}, which differs from "
+                f"{self.mechanism.constants()}; resume with the version of erode that wrote it"
             )
         exposed = exposed_parameters(module, self.exposed)
         if self._handed_back:

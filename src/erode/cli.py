@@ -24,6 +24,7 @@ from .callbacks.operator import operators_of
 from .comparison import compare
 from .files import fresh_folder
 from .report import report
+from .verify import verify
 from .weights import load_weights, save_weights
 
 
@@ -196,7 +197,12 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
     Completion([])
 
 
-PLAIN_VERBS: dict[str, Callable[..., object]] = {"compare": compare, "report": report, "completion": completion}
+PLAIN_VERBS: dict[str, Callable[..., object]] = {
+    "compare": compare,
+    "report": report,
+    "verify": verify,
+    "completion": completion,
+}
 """Verbs that need no Trainer of their own."""
 
 

@@ -375,5 +375,39 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     every_step = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1, filename="{step}")
     with pytest.raises(RuntimeError, match="power cut"):
         fit(Module(), tmp_path, GradientClipping(steps=STEPS), every_step, Watch(3, crash), enable_checkpointing=True)
-    with pytest.raises(MisconfigurationException, match="with other settings"):
+    with pytest.raises(MisconfigurationException, match="a run with another settings"):
         fit(Module(), tmp_path, GradientClipping(steps=STEPS, radius=1.0), ckpt_path=tmp_path / "step=2.ckpt")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_running_statistics_of_the_noisy_phase_are_not_kept(tmp_path, operator):
+    """They were computed from weights that had no noise yet: at the hand-over they are those of a new layer."""
+    module, seen = Module(network(norm=True)), []
+
+    class See(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if isinstance(trainer.optimizers[0], torch.optim.Adam):
+                seen.append({name: buffer.clone() for name, buffer in pl_module.named_buffers()})
+
+    fit(module, tmp_path, operator(anchor="initialisation"), See(), max_steps=60)
+    fresh = dict(Module(network(norm=True)).named_buffers())
+    assert seen
+    assert all(torch.equal(seen[0][name], fresh[name]) for name in fresh)
+
+
+def test_another_buffer_that_follows_the_weights_is_refused(tmp_path):
+    class Average(nn.Module):
+        """Remembers what it saw, in a buffer that nobody saves."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+        def forward(self, x):
+            self.seen += x.detach().mean()
+            return x
+
+    module = Module(nn.Sequential(nn.Conv2d(3, 2, 1), Average()))
+    with pytest.raises(MisconfigurationException, match=r"the buffer network\.1\.seen changed in the noisy phase"):
+        fit(module, tmp_path, GradientClipping(radius=0.1, learning_rate=0.01), max_steps=60)
+    assert content(tmp_path)["issued"] is False

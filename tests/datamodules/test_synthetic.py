@@ -133,6 +133,7 @@ def test_flags_tell_what_is_painted(number, prevalence, correlation, seed):
         train_correlation=correlation,
         artefacts=["ruler", "ink", "patch", "dark_corner"],
         hair_rate=0.5,
+        mark_hair=True,
         seed=seed,
     )
     for case in data.part("train")[:5]:
