@@ -242,4 +242,4 @@ def _write_into(logger: Any, root: str) -> None:
     """Point a configured logger at the run folder unless the user chose a place."""
     settings = logger.init_args
     if settings.get("save_dir") in (None, "."):
-        settings["save_dir"] = root
+        settings["save_dir"] = str(Path(root).absolute())  # W&B writes from a process with a folder of its own

@@ -54,7 +54,8 @@ def solve(steps: list[Step], distance: float) -> float:
         ],
         options={"maxiter": 500, "ftol": 1e-13},
     )
-    assert result.success, result.message
+    # 8: no descent is left within rounding, which happens at the optimum; the comparison of values decides.
+    assert result.success or result.status == 8, result.message
     return math.sqrt(result.fun)
 
 

@@ -1,5 +1,7 @@
 """Pictures of a stranger's project: the chosen images, in files and in loggers."""
 
+import time
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -98,6 +100,9 @@ def test_wandb_offline_run_holds_images_and_masks(tmp_path, monkeypatch):
     masks = list(media.glob("images/mask/*.mask.png"))
     assert len(masks) == 2 * 3  # fine, before, after
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 30  # another process writes it
+    while b"naevus" not in log.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"naevus" in log.read_bytes()
 
 
