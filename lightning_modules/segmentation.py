@@ -90,6 +90,15 @@ class SegmentationModule(LightningModule):
         self.testing = Evaluation(names, positive, bootstrap)
         self._batch_checked = False
 
+    def setup(self, stage: str) -> None:
+        """Refuse data of other classes before anything is read."""
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        if names is not None and len(names) != self.num_classes:
+            raise ValueError(
+                f"the data have {len(names)} classes {list(names)}, the model {self.num_classes}; "
+                f"set num_classes={len(names)} and, if given, as many class_names"
+            )
+
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
         if self._window is None or self.training or not self._exceeds_patch(image):

@@ -306,7 +306,7 @@ def test_weights_of_another_architecture_are_refused(weights, tmp_path):
 
 
 def test_classes_that_do_not_fit_the_data_are_told_before_the_first_step():
-    with pytest.raises(ValueError, match=r"classes are 0\.\.1; set num_classes of the model to that of the data"):
+    with pytest.raises(ValueError, match=r"the data have 3 classes .* the model 2; set num_classes=3"):
         main(["fit", *USUAL, "--model.num_classes=2", "--model.class_names=[a,b]"])
 
 
