@@ -8,6 +8,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from hypothesis import settings
+
+# Anywhere else examples are new each time; a landing must not depend on luck.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and threads that wait for a busy core spin
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")

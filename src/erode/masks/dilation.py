@@ -68,7 +68,9 @@ class DiskDilation(Coarsening):
     def position_edges(self) -> NDArray[np.float32]:
         """Bins of at most one pixel (or unit), one of whose edges is ``half_width``, where the ring ends."""
         steps = max(1, math.ceil(self.half_width))
-        width = self.half_width / steps or 1.0
+        width = self.half_width / steps
+        if width < 1e-3:  # next to the exact mask: bins of this width would not reach anywhere
+            width = 1.0
         return (np.arange(DEPTH_BINS + 1) * width).astype(np.float32)
 
 
