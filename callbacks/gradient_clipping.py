@@ -57,6 +57,7 @@ class GradientClipping(NoisyPhase):
     """
 
     paper = "Koloskova et al. 2025, centred on an anchor"
+    stores = "the anchor, if it decays"
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class ModelClipping(NoisyPhase):
     """
 
     paper = "Koloskova et al. 2025, centred on an anchor"
+    stores = "the anchor"
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class NegGradSeg(UnlearningOperator):
 
     guarantee = "approximate"
     paper = "NegGrad-Seg, after NegGrad+ (Kurmanji et al. 2023)"
+    stores = "one copy of the weights (CPU)"
     view = View.FINE_SUBSET
 
     def __init__(

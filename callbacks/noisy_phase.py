@@ -15,19 +15,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ..accounting import NoisyIteration
-from ..certificate import Account, Target, certificate, file_digest, save_certificate
-from ..files import digest_of
+from ..certificate import Account, Target
 from ..masks import View
-from ..mechanisms import Mechanism
+from ..mechanisms import BallMechanism
 from ..weights import weights_digest
+from .certified import CertifiedOperator
 from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
-from .operator import UnlearningOperator
 from .refusals import check_rounding, check_setup
 
 
-class NoisyPhase(UnlearningOperator):
+class NoisyPhase(CertifiedOperator):
     """Base of the certified operators: clip the weights, take the certified steps, hand the run back.
 
     At fit start the weights move to the ball of C0 around the anchor, and the user's optimiser and schedulers
@@ -37,12 +36,10 @@ class NoisyPhase(UnlearningOperator):
     ``on_before_optimizer_step`` hooks stay active all the time; in the noisy phase they act before the certified
     clip, which makes them harmless.
 
-    Rank 0 writes ``certificate.json`` beside the weights; where nothing can be certified (the run ended too
-    early, or the noise had a known seed) it says so and why. Checkpoints carry the account, so a run that was
-    cut short can go on; it draws a new secret. Those of the noisy phase hold less noise than the certificate
-    promises: they must not leave.
+    Checkpoints carry the account, so a run that was cut short can go on; it draws a new secret. Those of the noisy
+    phase hold less noise than the certificate promises: they must not leave.
 
-    Subclasses fill :meth:`update` and make the :class:`~erode.mechanisms.Mechanism`.
+    Subclasses fill :meth:`update` and make the :class:`~erode.mechanisms.BallMechanism`.
 
     Args:
         mechanism: all constants.
@@ -60,7 +57,7 @@ class NoisyPhase(UnlearningOperator):
         FloatingPointError: for a gradient that is not finite.
     """
 
-    guarantee = "certified"
+    mechanism: BallMechanism
     view = View.RETAIN
     keeps_anchor = True
     """Whether :meth:`update` needs θ₀, which costs one copy of the exposed parameters."""
@@ -69,19 +66,16 @@ class NoisyPhase(UnlearningOperator):
 
     def __init__(
         self,
-        mechanism: Mechanism,
+        mechanism: BallMechanism,
         target: Target,
         anchor: str | Path,
         exposed: Sequence[str] | None,
         seed: int | None,
         folder: str | Path | None,
     ) -> None:
-        super().__init__(folder)
-        self.mechanism = mechanism
-        self.target = target
+        super().__init__(mechanism, target, seed, folder)
         self.anchor = anchor
         self.exposed = exposed
-        self.seed = seed
         self.optimizer_steps = mechanism.steps
         """Optimiser steps of the noisy phase."""
         self._account = NoisyIteration()
@@ -89,7 +83,6 @@ class NoisyPhase(UnlearningOperator):
         self._handed_back = False
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
-        self._shapes: dict[str, list[int]] = {}
         self._buffers: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -129,7 +122,7 @@ class NoisyPhase(UnlearningOperator):
             )
         exposed = exposed_parameters(module, self.exposed)
         if self._handed_back:
-            self._shapes = _shapes(exposed)
+            self.note_exposed(exposed)
             return
         anchor = anchor_of(module, self.anchor, self._record["anchor_seed"])
         if anchor.digest != self._record["anchor_weights"]:
@@ -150,27 +143,14 @@ class NoisyPhase(UnlearningOperator):
         """After the last certified step, hand back."""
         self._hand_back_when_done(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Release the weights, and the certificate beside them."""
-        super().on_train_end(trainer, pl_module)
-        if self.released:
-            self._write_certificate(trainer, None)
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the secret."""
         super().teardown(trainer, pl_module, stage)
         self._noise = self._optimizer = None
 
-    def shortfall(self) -> str | None:
-        """A run that ended before the last certified step releases nothing."""
-        if self._taken < self.mechanism.steps:
-            return f"the run ended after {self._taken} of {self.mechanism.steps} certified steps"
-        return None
-
-    def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """Point to the certificate; noise with a known seed guarantees nothing."""
-        guarantee = {} if self.seed is None else {"guarantee": "approximate"}
-        return {**guarantee, "certificate": "certificate.json"}
+    def account(self) -> Account:
+        """The certified steps so far."""
+        return Account(steps=self._taken, blocks=self._account.blocks)
 
     def state_dict(self) -> dict[str, Any]:
         """The account so far, plain data, and never the secret."""
@@ -203,7 +183,7 @@ class NoisyPhase(UnlearningOperator):
     def _take_over(
         self, trainer: Trainer, module: LightningModule, exposed: dict[str, nn.Parameter], anchor: Anchor
     ) -> None:
-        self._shapes = _shapes(exposed)
+        self.note_exposed(exposed)
         self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
@@ -242,35 +222,6 @@ class NoisyPhase(UnlearningOperator):
     def _reset_statistics(self) -> None:
         if self._statistics is not None:
             self._statistics.reset()
-
-    def _write_incomplete(self, trainer: Trainer, why: str) -> None:
-        super()._write_incomplete(trainer, why)
-        self._write_certificate(trainer, why)
-
-    def _write_certificate(self, trainer: Trainer, why_not: str | None) -> None:
-        if not trainer.is_global_zero:
-            return
-        folder = self._release_to
-        split = getattr(getattr(trainer, "datamodule", None), "split", None)
-        content = certificate(
-            self.mechanism,
-            self.target,
-            Account(steps=self._taken, blocks=self._account.blocks),
-            exposed=self._shapes,
-            digests={
-                "released_file": file_digest(folder / "weights.safetensors") if why_not is None else None,
-                "anchor_weights": self._record.get("anchor_weights"),
-                "split": None if split is None else split.digest,
-                "settings": digest_of(self._record["settings"]),
-            },
-            why_not=why_not,
-            reproducible=self.seed is not None,
-        )
-        save_certificate(content, folder / "certificate.json")
-
-
-def _shapes(exposed: dict[str, nn.Parameter]) -> dict[str, list[int]]:
-    return {name: list(parameter.shape) for name, parameter in exposed.items()}
 
 
 def _check_ranks_agree(trainer: Trainer, optimizer: NoisySGD) -> None:

@@ -56,6 +56,10 @@ class UnlearningOperator(Callback):
     """What the operator promises."""
     paper: ClassVar[str]
     """Where it comes from."""
+    stores: ClassVar[str] = "nothing"
+    """What it needs kept, during the original training or its own run, beside the weights."""
+    evaluations_per_step: ClassVar[float] = 1.0
+    """Gradient evaluations of one batch, in units of a forward and backward pass."""
     view: View
     """Labels it trains on."""
 
@@ -185,14 +189,15 @@ class UnlearningOperator(Callback):
         if split is not None:
             split.save(folder / "split.json")
         planned = trainer.estimated_stepping_batches
+        steps = trainer.global_step - self._record["first_step"]
         write_json(
             folder / "unlearning.json",
             {
                 **self._record,
-                **finished,
                 "completed": True,
                 "released_weights": weights_digest(pl_module),
-                "steps": trainer.global_step - self._record["first_step"],
+                "steps": steps,
+                "gradient_evaluations": round(steps * trainer.accumulate_grad_batches * self.evaluations_per_step),
                 "planned_steps": int(planned) if math.isfinite(planned) else None,
                 "seconds": round(time.monotonic() - self._started, 3),
                 "software": {
@@ -201,6 +206,7 @@ class UnlearningOperator(Callback):
                     "lightning": lightning.__version__,
                     "python": platform.python_version(),
                 },
+                **finished,
             },
         )
 

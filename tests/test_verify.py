@@ -10,6 +10,7 @@ from erode.certificate import Account, Target, VerificationError, certificate, f
 from erode.files import digest_of
 from erode.mechanisms import GradientClippingMechanism, ModelClippingMechanism, OutputPerturbationMechanism
 from erode.verify import check_certificate, verify
+from erode.weights import read_state, state_digest
 
 MECHANISMS = {
     "gradient clipping": GradientClippingMechanism.calibrated(
@@ -30,6 +31,7 @@ def made(mechanism, weights=None, why_not=None, reproducible=False, epsilon=1.0)
         exposed=EXPOSED,
         digests={
             "released_file": HASH if weights is None else file_digest(weights),
+            "released_weights": HASH if weights is None else state_digest(read_state(weights)),
             "anchor_weights": HASH, "split": None, "settings": HASH,
         },
         why_not=why_not,
@@ -162,5 +164,5 @@ def test_what_is_no_certificate_is_refused(text, tmp_path):
     path.write_text(text)
     with pytest.raises(VerificationError):
         verify(path)
-    with pytest.raises(VerificationError, match="no readable JSON"):
+    with pytest.raises(VerificationError, match="no readable certificate"):
         verify(tmp_path / "absent.json")

@@ -19,6 +19,9 @@ from .mechanisms import Mechanism
 SCHEMA = "erode-certificate/1"
 """Raise the number when the meaning of a field changes."""
 
+CHECKPOINT_KEY = "erode_certificate"
+"""Where a Lightning checkpoint carries one."""
+
 CURVE_DELTAS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12)
 """δ at which a certificate tells ε."""
 
@@ -108,9 +111,9 @@ def certificate(
         target: what was asked for.
         account: what was done.
         exposed: shape of each exposed parameter.
-        digests: SHA-256 of ``released_file`` (bytes of weights.safetensors), ``anchor_weights`` (as
-            ``erode.weights.weights_digest``), ``split`` and ``settings``. None of the original weights: it
-            would let anyone test a guess of them.
+        digests: SHA-256 of ``released_file`` (bytes of weights.safetensors; None in a checkpoint),
+            ``released_weights`` and ``anchor_weights`` (as ``erode.weights.weights_digest``), ``split`` and
+            ``settings``. None of the original weights: it would let anyone test a guess of them.
         why_not: why nothing is certified; None = it is.
         reproducible: whether the noise came from a known seed; then nothing is certified either.
 
@@ -177,7 +180,7 @@ def sentence(claim: Mapping[str, Any], mechanism: Mechanism) -> str:
 
 def software() -> dict[str, str]:
     """Versions of what made the certificate."""
-    return {"erode": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"erode": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def file_digest(path: str | Path) -> str:

@@ -9,10 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
 
 from .certificate import (
     ASSUMPTIONS,
+    CHECKPOINT_KEY,
     NOISE,
     SCHEMA,
     Target,
@@ -23,6 +24,7 @@ from .certificate import (
 )
 from .files import digest_of
 from .mechanisms import Mechanism, mechanism
+from .weights import read_state, state_digest
 
 Content = Mapping[str, Any]
 
@@ -35,7 +37,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "account": ("steps", "blocks", "initial_distance"),
     "claim": ("mu", "epsilon", "delta", "curve"),
     "exposed": ("d", "parameters"),
-    "digests": ("released_file", "anchor_weights", "split", "settings"),
+    "digests": ("released_file", "released_weights", "anchor_weights", "split", "settings"),
     "software": ("erode", "torch", "python"),
 }  # fmt: skip
 """Fields of each section; "" is the certificate itself."""
@@ -52,14 +54,16 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
     passes, so get it from whom you trust.
 
     Args:
-        certificate: certificate.json.
-        weights: weights.safetensors that were released with it.
+        certificate: certificate.json, or a checkpoint of a certified run, which carries one for its own weights.
+        weights: weights.safetensors that were released with it, or any other file of the same weights.
 
     Raises:
         VerificationError: naming the field that does not hold.
     """
     content = _read(Path(certificate))
     checked = check_certificate(content)
+    if weights is None and Path(certificate).suffix == ".ckpt":
+        weights = certificate
     if weights is not None:
         _check_weights(content, Path(weights))
     print(
@@ -111,7 +115,8 @@ def _check(content: Content) -> Mechanism:
     d = sum(prod(shape) for shape in content["exposed"]["parameters"].values())
     _require(content["exposed"]["d"] == d, "exposed.d", f"is {content['exposed']['d']}, but the parameters have {d}")
     for name, digest in content["digests"].items():
-        absent = name == "split" and digest is None  # a loader of someone else's knows no split
+        # A loader of someone else's knows no split; a checkpoint's certificate is for no file of its own.
+        absent = name in ("split", "released_file") and digest is None
         _require(absent or _is_sha256(digest), f"digests.{name}", f"is no SHA-256: {digest!r}")
     return made
 
@@ -147,24 +152,33 @@ def _check_claim(claim: Content, target: Target, made: Mechanism) -> None:
 
 
 def _check_weights(content: Content, path: Path) -> None:
+    digests = content["digests"]
     if not path.is_file():
-        raise VerificationError("digests.released_file", f"there are no weights at {path}")
-    found, stated = file_digest(path), content["digests"]["released_file"]
-    _require(found == stated, "digests.released_file", f"{path} has {found}: these are other weights")
+        raise VerificationError("digests.released_weights", f"there are no weights at {path}")
     try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
-    except SafetensorError as error:
-        raise VerificationError("digests.released_file", f"{path} is no safetensors file: {error}") from error
+        state = read_state(path)
+    except ValueError as error:
+        raise VerificationError("digests.released_weights", str(error)) from error
+    found = state_digest(state)
+    same = found == digests["released_weights"]
+    _require(same, "digests.released_weights", f"{path} has {found}: these are other weights")
+    if path.suffix == ".safetensors" and digests["released_file"] is not None:
+        found = file_digest(path)
+        same = found == digests["released_file"]
+        _require(same, "digests.released_file", f"{path} has {found}: the same weights, in another file")
     for name, shape in content["exposed"]["parameters"].items():
-        _require(shapes.get(name) == shape, f"exposed.parameters.{name}", f"is {shapes.get(name)} in {path}")
+        there = list(state[name].shape) if name in state else None
+        _require(there == shape, f"exposed.parameters.{name}", f"is {there} in {path}")
 
 
 def _read(path: Path) -> Content:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise VerificationError("", f"{path} is no readable JSON: {error}") from error
+        if path.suffix == ".ckpt":
+            content = torch.load(path, map_location="cpu", weights_only=True).get(CHECKPOINT_KEY)
+        else:
+            content = json.loads(path.read_text(encoding="utf-8"))
+    except Exception as error:
+        raise VerificationError("", f"{path} is no readable certificate: {error}") from error
     _require(isinstance(content, dict), "", f"{path} is no certificate")
     return dict(content)
 

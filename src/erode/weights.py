@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,10 +23,19 @@ def weights_digest(module: nn.Module) -> str:
         >>> before == weights_digest(layer)
         False
     """
+    return state_digest({k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)})
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """``weights_digest`` of a module with this state.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> state_digest(layer.state_dict()) == weights_digest(layer)
+        True
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, Tensor):
-            continue
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -58,7 +68,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; give the released .safetensors or a .ckpt")
-    state = _read_state(path)
+    state = read_state(path)
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
@@ -76,7 +86,12 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     module.load_state_dict(state)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from safetensors, a Lightning checkpoint or a saved state dict.
+
+    Raises:
+        ValueError: where the file is none of them.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -12,12 +12,13 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
 from erode.callbacks.running_statistics import RunningStatistics
+from erode.certificate import VerificationError
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights, weights_digest
 
@@ -411,3 +412,26 @@ def test_another_buffer_that_follows_the_weights_is_refused(tmp_path):
     with pytest.raises(MisconfigurationException, match=r"the buffer network\.1\.seen changed in the noisy phase"):
         fit(module, tmp_path, GradientClipping(radius=0.1, learning_rate=0.01), max_steps=60)
     assert content(tmp_path)["issued"] is False
+
+
+def test_a_checkpoint_carries_its_own_certificate(tmp_path):
+    """One of the noisy phase says that nothing is certified yet; one of the free phase is verified by itself."""
+    checkpoints = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    fit(Module(), tmp_path, GradientClipping(steps=STEPS), checkpoints, enable_checkpointing=True)
+    with pytest.raises(VerificationError, match="ended after 3 of 5 certified steps"):
+        verify(tmp_path / "step=3.ckpt")
+    verify(tmp_path / "step=6.ckpt")
+    with pytest.raises(VerificationError, match="these are other weights"):
+        verify(tmp_path / "unlearned" / "certificate.json", tmp_path / "step=6.ckpt")
+
+
+def test_wandb_gets_summary_and_artefact(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(offline=True, save_dir=tmp_path)
+    fit(Module(), tmp_path, GradientClipping(steps=STEPS), logger=logger)
+    assert logger.experiment.summary["certificate"]["epsilon"] == 1.0
+    assert logger.experiment.summary["certificate"]["issued"] is True
+    logger.experiment.finish()
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"certificate.json" in log.read_bytes()

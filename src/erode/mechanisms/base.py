@@ -1,0 +1,101 @@
+"""What every certified mechanism is: constants, and the guarantee that follows from them (theory §3, §4)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+from ..accounting import NoisyIteration, gdp_delta, gdp_epsilon
+from ..accounting._checks import check_delta, check_positive
+
+SLACK = 1 + 1e-9
+"""Factor on a calibrated σ: rounding of the root must not cost the certificate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism(ABC):
+    """All constants of one certified unlearning; no weights, no torch.
+
+    Subclasses are frozen dataclasses that name themselves, add their constants, and say how far apart two runs may
+    start (:meth:`initial_distance`) and drift (:meth:`bounds`); μ, ε and δ follow.
+
+    Args:
+        reference: the run that never saw the forget set, by its name in ``erode.certificate.REFERENCES``.
+        steps: T >= 1 draws of noise.
+        sigma: σ > 0, standard deviation of each draw per coordinate.
+
+    Raises:
+        ValueError: if a constant is out of range.
+    """
+
+    name: ClassVar[str]
+    """What certificates call it."""
+
+    reference: str
+    steps: int
+    sigma: float
+
+    def __post_init__(self) -> None:
+        check_positive(sigma=self.sigma)
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
+        self.mu()  # whatever else is out of range, the account refuses
+
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """``(c, s)`` of a step: ``‖φ(x) - φ'(y)‖ ≤ c ‖x - y‖ + s``."""
+
+    @abstractmethod
+    def initial_distance(self) -> float:
+        """Δ, largest distance of the two starts."""
+
+    def account_step(self, account: NoisyIteration) -> None:
+        """Add one step to an account."""
+        contraction, shift = self.bounds()
+        account.step(contraction=contraction, shift=shift, sigma=self.sigma)
+
+    def account(self) -> NoisyIteration:
+        """The account of all steps."""
+        account = NoisyIteration()
+        for _ in range(self.steps):
+            self.account_step(account)
+        return account
+
+    def mu(self) -> float:
+        """μ of all steps together."""
+        return self.account().mu(self.initial_distance())
+
+    def delta(self, epsilon: float) -> float:
+        """Smallest δ at ``epsilon``."""
+        return gdp_delta(self.mu(), epsilon)
+
+    def epsilon(self, delta: float) -> float:
+        """Smallest ε at ``delta``."""
+        return gdp_epsilon(self.mu(), delta)
+
+    @classmethod
+    def from_target(cls, epsilon: float | None, delta: float, sigma: float | None, **constants: Any) -> Self:
+        """Make it from what was asked for: ε, from which σ follows, or σ, from which ε does.
+
+        Raises:
+            ValueError: if both or neither are given, or a constant is out of range.
+        """
+        check_delta(delta)
+        if epsilon is not None and sigma is None:
+            return cls.calibrated(epsilon, delta, **constants)
+        if epsilon is None and sigma is not None:
+            return cls(sigma=sigma, **constants)
+        raise ValueError(
+            f"give either epsilon or sigma, got epsilon = {epsilon} and sigma = {sigma}; "
+            "with epsilon the noise follows, with sigma (and epsilon=None) epsilon does"
+        )
+
+    @classmethod
+    @abstractmethod
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """The least noise that is (ε, δ)-certified, given all other constants."""
+
+    def constants(self) -> dict[str, Any]:
+        """Plain data from which ``mechanism`` makes an equal object."""
+        return {"name": self.name, **asdict(self)}

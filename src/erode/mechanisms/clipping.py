@@ -1,0 +1,149 @@
+"""Noisy training around an anchor: gradient clipping, model clipping, output perturbation (theory §4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ..accounting import (
+    Reference,
+    gradient_clipping_sigma,
+    gradient_shift,
+    initial_distance,
+    model_clipping_delta,
+    model_clipping_sigma,
+    output_perturbation_sigma,
+)
+from ..accounting._checks import check_positive
+from .base import SLACK, Mechanism
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallMechanism(Mechanism):
+    """A mechanism that starts in a ball around the anchor.
+
+    Args:
+        reference: see :data:`~erode.accounting.Reference`.
+        radius: C0 (C2 for model clipping) > 0, norm to which the weights are clipped around the anchor.
+    """
+
+    reference: Reference
+    radius: float
+
+    def __post_init__(self) -> None:
+        check_positive(radius=self.radius)
+        super().__post_init__()
+
+    def initial_distance(self) -> float:
+        """By reference: the diameter of the ball or its radius."""
+        return initial_distance(self.reference, self.radius)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientClippingMechanism(BallMechanism):
+    """``x ← x - γ(Π_C1(g) + λ(x - θ₀)) + σξ``.
+
+    Args:
+        clip_norm: C1 >= 0, norm to which the mean gradient is clipped.
+        learning_rate: γ >= 0.
+        weight_decay: λ >= 0, pull to the anchor, γλ <= 1.
+
+    Source:
+        Koloskova et al. 2025; theory §4.
+
+    Example:
+        >>> mechanism = GradientClippingMechanism.calibrated(
+        ...     1.0, 1e-5, reference="retrained", radius=1.0, clip_norm=1.0, learning_rate=0.01, weight_decay=0.0,
+        ...     steps=100)
+        >>> round(mechanism.sigma, 3), round(mechanism.epsilon(1e-5), 6)
+        (1.492, 1.0)
+    """
+
+    name = "gradient_clipping"
+
+    clip_norm: float
+    learning_rate: float
+    weight_decay: float
+
+    def bounds(self) -> tuple[float, float]:
+        """``c = 1 - γλ``; s by reference."""
+        contraction = 1 - self.learning_rate * self.weight_decay
+        return contraction, gradient_shift(self.reference, self.clip_norm, self.learning_rate)
+
+    @classmethod
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """See the base class."""
+        return cls(sigma=gradient_clipping_sigma(epsilon, delta, **constants) * SLACK, **constants)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelClippingMechanism(BallMechanism):
+    """``x ← θ₀ + Π_C2(x - γ(g + λ(x - θ₀)) - θ₀) + σξ``; γ and λ do not enter the guarantee.
+
+    Source:
+        Koloskova et al. 2025; theory §4.
+
+    Example:
+        >>> mechanism = ModelClippingMechanism.calibrated(1.0, 1e-5, reference="retrained", radius=1.0, steps=6)
+        >>> round(mechanism.sigma, 3), round(mechanism.epsilon(1e-5), 6), round(mechanism.mu(), 3)
+        (0.951, 1.0, 2.104)
+    """
+
+    name = "model_clipping"
+
+    def bounds(self) -> tuple[float, float]:
+        """Two points of a ball, however far apart they were: nothing of the distance before is left."""
+        return 0.0, self.radius if self.reference == "noise" else 2 * self.radius
+
+    def delta(self, epsilon: float) -> float:
+        """The contraction of all steps; for the pure-noise reference, which does not contract, the last one."""
+        if self.reference == "noise":
+            return super().delta(epsilon)
+        return model_clipping_delta(epsilon, radius=self.radius, sigma=self.sigma, steps=self.steps)
+
+    def epsilon(self, delta: float) -> float:
+        """Bisection, from above."""
+        low, high = 0.0, super().epsilon(delta)
+        if self.reference == "noise" or self.delta(low) <= delta:
+            return high if self.reference == "noise" else low
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.delta(middle) <= delta else (middle, high)
+        return high
+
+    @classmethod
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """See the base class."""
+        return cls(sigma=model_clipping_sigma(epsilon, delta, **constants) * SLACK, **constants)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputPerturbationMechanism(BallMechanism):
+    """``x ← θ₀ + Π_C0(x - θ₀) + σξ``, once.
+
+    Source:
+        Balle and Wang 2018 (exact calibration); theory §4.
+
+    Example:
+        >>> mechanism = OutputPerturbationMechanism.calibrated(1.0, 1e-5, reference="anchor", radius=1.0)
+        >>> round(mechanism.sigma, 3)
+        3.731
+    """
+
+    name = "output_perturbation"
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps != 1:
+            raise ValueError(f"output perturbation draws noise once, got steps = {self.steps}")
+        super().__post_init__()
+
+    def bounds(self) -> tuple[float, float]:
+        """The identity."""
+        return 1.0, 0.0
+
+    @classmethod
+    def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
+        """See the base class."""
+        return cls(sigma=output_perturbation_sigma(epsilon, delta, **constants) * SLACK, **constants)
