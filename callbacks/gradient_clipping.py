@@ -40,6 +40,7 @@ class GradientClipping(NoisyPhase):
         anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ of each step; then ε follows.
+        shrink: see there.
         seed: debugging only: no certificate.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
@@ -72,6 +73,7 @@ class GradientClipping(NoisyPhase):
         anchor: str | Path = INITIALISATION,
         exposed: Sequence[str] | None = None,
         sigma: float | None = None,
+        shrink: bool = True,
         seed: int | None = None,
         folder: str | Path | None = None,
     ) -> None:
@@ -85,7 +87,7 @@ class GradientClipping(NoisyPhase):
         self.reference = reference
         self.sigma = sigma
         self.keeps_anchor = weight_decay > 0
-        super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, exposed, seed, folder)
+        super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, exposed, shrink, seed, folder)
 
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Decay towards the anchor, then step along the clipped gradient."""

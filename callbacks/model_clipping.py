@@ -38,6 +38,7 @@ class ModelClipping(NoisyPhase):
         anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ of each step.
+        shrink: see there.
         seed: debugging only: no certificate.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
@@ -69,6 +70,7 @@ class ModelClipping(NoisyPhase):
         anchor: str | Path = INITIALISATION,
         exposed: Sequence[str] | None = None,
         sigma: float | None = None,
+        shrink: bool = True,
         seed: int | None = None,
         folder: str | Path | None = None,
     ) -> None:
@@ -82,7 +84,7 @@ class ModelClipping(NoisyPhase):
         self.steps = steps
         self.reference = reference
         self.sigma = sigma
-        super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, exposed, seed, folder)
+        super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, exposed, shrink, seed, folder)
 
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Decay towards the anchor and step along the gradient, then project."""

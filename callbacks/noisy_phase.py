@@ -48,6 +48,9 @@ class NoisyPhase(CertifiedOperator):
             weights that were computed without the forget set.
         exposed: shell patterns of the parameters that training on the forget set could change; None = all that
             require a gradient. All others must equal the anchor's.
+        shrink: at the hand-over, pull the weights back towards the anchor by the best linear factor for the noise
+            that was added (:meth:`~erode.mechanisms.BallMechanism.shrinkage`), so that noise on many parameters does
+            not blow up activations. It is processing of what is certified already, and so free.
         seed: for debugging only: makes the noise reproducible, so that no certificate is issued.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
@@ -70,12 +73,14 @@ class NoisyPhase(CertifiedOperator):
         target: Target,
         anchor: str | Path,
         exposed: Sequence[str] | None,
+        shrink: bool,
         seed: int | None,
         folder: str | Path | None,
     ) -> None:
         super().__init__(mechanism, target, seed, folder)
         self.anchor = anchor
         self.exposed = exposed
+        self.shrink = shrink
         self.optimizer_steps = mechanism.steps
         """Optimiser steps of the noisy phase."""
         self._account = NoisyIteration()
@@ -124,11 +129,7 @@ class NoisyPhase(CertifiedOperator):
         if self._handed_back:
             self.note_exposed(exposed)
             return
-        anchor = anchor_of(module, self.anchor, self._record["anchor_seed"])
-        if anchor.digest != self._record["anchor_weights"]:
-            raise MisconfigurationException(
-                f"the anchor is not the one that the run began with; give {type(self).__name__}(anchor=...) that one"
-            )
+        anchor = self._same_anchor(module)
         self._reset_statistics()
         check_unexposed(module, list(exposed.values()), anchor.state)
         self._take_over(trainer, module, exposed, anchor)
@@ -203,10 +204,30 @@ class NoisyPhase(CertifiedOperator):
         self._optimizer.check_untouched()
         self._forget_buffers(trainer.lightning_module)
         _check_ranks_agree(trainer, self._optimizer)
+        if self.shrink:
+            self._shrink(trainer.lightning_module)
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         trainer.strategy.setup_optimizers(trainer)
         self._optimizer, self._noise, self._handed_back = None, None, True
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
+
+    def _same_anchor(self, module: LightningModule) -> Anchor:
+        """The anchor once more: it is computed again rather than kept, which would cost a copy of the weights."""
+        anchor = anchor_of(module, self.anchor, self._record["anchor_seed"])
+        if anchor.digest != self._record["anchor_weights"]:
+            raise MisconfigurationException(
+                f"the anchor is not the one that the run began with; give {type(self).__name__}(anchor=...) that one"
+            )
+        return anchor
+
+    def _shrink(self, module: LightningModule) -> None:
+        exposed = exposed_parameters(module, self.exposed)
+        factor = self.mechanism.shrinkage(sum(parameter.numel() for parameter in exposed.values()))
+        anchor = self._same_anchor(module)
+        with torch.no_grad():
+            for name, parameter in exposed.items():
+                parameter.lerp_(anchor.state[name].to(parameter.device), 1 - factor)
+        self._record["shrinkage"] = factor
 
     def _forget_buffers(self, module: LightningModule) -> None:
         """Buffers written in the noisy phase follow weights that had little noise yet, or none: none may stay."""

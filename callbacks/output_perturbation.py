@@ -32,6 +32,7 @@ class OutputPerturbation(NoisyPhase):
         anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ; then ε follows.
+        shrink: see there.
         seed: debugging only: no certificate.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
@@ -58,6 +59,7 @@ class OutputPerturbation(NoisyPhase):
         anchor: str | Path = INITIALISATION,
         exposed: Sequence[str] | None = None,
         sigma: float | None = None,
+        shrink: bool = True,
         seed: int | None = None,
         folder: str | Path | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class OutputPerturbation(NoisyPhase):
         self.sigma = sigma
         self.keeps_anchor = False
         mechanism = OutputPerturbationMechanism.from_target(epsilon, delta, sigma, reference=reference, radius=radius)
-        super().__init__(mechanism, Target(epsilon=epsilon, delta=delta), anchor, exposed, seed, folder)
+        super().__init__(mechanism, Target(epsilon=epsilon, delta=delta), anchor, exposed, shrink, seed, folder)
         self.optimizer_steps = 0
 
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:

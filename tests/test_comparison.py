@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from erode.comparison import METHODS, compare
+from erode.comparison import DEFAULT_METHODS, METHODS, compare
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 
@@ -56,7 +56,7 @@ def test_every_row_stands_in_the_table_and_in_the_report(finished):
     out, printed = finished
     page = (out / "report.html").read_text()
     rows = json.loads((out / "comparison.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == list(METHODS)
+    assert [row["method"] for row in rows] == list(DEFAULT_METHODS)
     for row in rows:
         assert row["title"] in printed
         assert row["title"] in page
@@ -64,7 +64,7 @@ def test_every_row_stands_in_the_table_and_in_the_report(finished):
     assert "data:image/png;base64," in page
     assert f"report: {out / 'report.html'}" in printed
     assert len({row["split"] for row in rows}) == 1
-    assert {path.name for path in (out / "weights").iterdir()} == {f"{name}-seed0" for name in METHODS}
+    assert {path.name for path in (out / "weights").iterdir()} == {f"{name}-seed0" for name in DEFAULT_METHODS}
 
 
 def test_only_what_is_missing_is_computed_again(finished, copy):
@@ -157,3 +157,14 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     printed = run(out, methods=["coarse", "fine_tune"])
     assert printed.count("seed 0: ") == 1
     assert json.loads((out / "weights" / "fine_tune-seed0" / "unlearning.json").read_text())["completed"] is True
+
+
+def test_a_certified_row_tells_its_guarantee(tmp_path):
+    methods = ("coarse", "gradient_clipping", "same_noise", "output_perturbation", "retain_view")
+    run(tmp_path / "out", methods=methods, steps=12)
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    rows = {row["method"]: row["unlearning"] for row in comparison["rows"]}
+    certified = {"guarantee": "certified", "epsilon": 1.0, "delta": 1e-7, "gradient_evaluations": 12}
+    assert rows["gradient_clipping"] == rows["same_noise"] == rows["output_perturbation"] == certified
+    assert rows["retain_view"] == {"guarantee": "exact", "epsilon": 0.0, "delta": 0.0, "gradient_evaluations": 12}
+    assert rows["coarse"] is None

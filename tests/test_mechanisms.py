@@ -1,5 +1,6 @@
 """Mechanisms: the promised ε is met, both ways round, and constants survive being written down."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,3 +62,33 @@ def test_model_clipping_is_never_worse_than_its_last_step_alone():
     for epsilon in (0.1, 1.0, 4.0):
         assert made.delta(epsilon) <= last.delta(epsilon)
     assert made.mu() == pytest.approx(last.mu())
+
+
+SHIFTS = {
+    "gradient clipping": GradientClippingMechanism(reference="anchor", radius=2.0, sigma=0.3, steps=5, **STEP),
+    "model clipping": ModelClippingMechanism(reference="anchor", radius=2.0, sigma=0.3, steps=5),
+    "output perturbation": OutputPerturbationMechanism(reference="anchor", radius=2.0, sigma=0.3),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_no_other_linear_shrink_has_a_smaller_worst_case(name):
+    """Monte Carlo of the whole process, the gradient always at the clip and outwards."""
+    made, d, runs = SHIFTS[name], 20, 20_000
+    random = np.random.default_rng(0)
+    outwards = np.eye(d)[0]
+    x = np.tile(made.radius * outwards, (runs, 1))
+    for _ in range(made.steps):
+        if isinstance(made, GradientClippingMechanism):
+            x = x * (1 - made.learning_rate * made.weight_decay) + made.learning_rate * made.clip_norm * outwards
+        elif isinstance(made, ModelClippingMechanism):
+            x = np.tile(made.radius * outwards, (runs, 1))  # the projection's worst case
+        x = x + made.sigma * random.standard_normal((runs, d))
+    assert x[:, 1].std() == pytest.approx(made.final_noise(), rel=0.02)
+    assert x[:, 0].mean() == pytest.approx(made.displacement(), rel=0.02)
+    signal = made.displacement() * outwards
+    best = made.shrinkage(d)
+    error = {
+        a: float(((a * x - signal) ** 2).sum(1).mean()) for a in (best, 0.9 * best, min(1.0, 1.1 * best), 1.0, 0.0)
+    }
+    assert error[best] == min(error.values())

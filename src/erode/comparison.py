@@ -18,7 +18,15 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import default_collate
 
-from .callbacks import FineTune, NegGradSeg, Retrain, UnlearningOperator
+from .callbacks import (
+    FineTune,
+    GradientClipping,
+    ModelClipping,
+    NegGradSeg,
+    OutputPerturbation,
+    Retrain,
+    UnlearningOperator,
+)
 from .comparison_report import print_table
 from .datamodules import MaskDataModule, SyntheticDermoscopy
 from .files import digest_of, write_json
@@ -28,7 +36,21 @@ from .pictures import Sample, gallery_figure, save_figure
 from .report import report
 from .weights import load_weights, save_weights
 
-MethodName = Literal["coarse", "retrain_fine", "fine_tune", "neg_grad", "retain_view", "oracle"]
+MethodName = Literal[
+    "coarse",
+    "retrain_fine",
+    "fine_tune",
+    "neg_grad",
+    "retain_view",
+    "oracle",
+    "gradient_clipping",
+    "model_clipping",
+    "output_perturbation",
+    "same_noise",
+]
+DEFAULT_METHODS: tuple[MethodName, ...] = (
+    "coarse", "retrain_fine", "fine_tune", "neg_grad", "retain_view", "oracle"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,33 @@ METHODS: dict[MethodName, Method] = {
     ),
     "retain_view": Method("exact: retain view", "retain view", View.RETAIN, lambda folder: Retrain(folder=folder)),
     "oracle": Method("all masks fine (oracle)", "oracle", View.FINE),
+    "gradient_clipping": Method(
+        "certified: gradient clipping",
+        "gradient clipping",
+        View.RETAIN,
+        lambda folder: GradientClipping(folder=folder),
+        from_coarse=True,
+    ),
+    "model_clipping": Method(
+        "certified: model clipping",
+        "model clipping",
+        View.RETAIN,
+        lambda folder: ModelClipping(folder=folder),
+        from_coarse=True,
+    ),
+    "output_perturbation": Method(
+        "certified: output perturbation",
+        "output perturbation",
+        View.RETAIN,
+        lambda folder: OutputPerturbation(folder=folder),
+        from_coarse=True,
+    ),
+    "same_noise": Method(
+        "control: gradient clipping, no trained start",
+        "same noise",
+        View.RETAIN,
+        lambda folder: GradientClipping(folder=folder),
+    ),
 }
 
 
@@ -79,7 +128,7 @@ def compare(
     out: Path = Path("runs/compare"),
     steps: int = 600,
     seeds: Sequence[int] = (0,),
-    methods: Sequence[MethodName] = tuple(METHODS),
+    methods: Sequence[MethodName] = DEFAULT_METHODS,
     evaluate_on: Literal["test", "val"] = "test",
     accelerator: str = "auto",
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
@@ -185,9 +234,26 @@ def _run(
         "method": name,
         "title": method.title,
         "seed": seed,
+        "unlearning": None if method.operator is None else _unlearning(folder),
         "metrics": {key.removeprefix(f"{evaluate_on}/"): _number(value) for key, value in metrics.items()},
         "seconds": round(seconds, 1),
         "split": data.split.digest,
+    }
+
+
+def _unlearning(folder: Path) -> dict[str, Any]:
+    """What the operator promises and cost, from the files it left."""
+    record = json.loads((folder / "unlearning.json").read_text(encoding="utf-8"))
+    if not record["completed"]:
+        raise RuntimeError(f"{record['operator']} released nothing: {record['why']}")
+    promise = record
+    if "certificate" in record:
+        promise = json.loads((folder / record["certificate"]).read_text(encoding="utf-8"))["claim"] or {}
+    return {
+        "guarantee": record["guarantee"],
+        "epsilon": promise.get("epsilon"),
+        "delta": promise.get("delta"),
+        "gradient_evaluations": record["gradient_evaluations"],
     }
 
 

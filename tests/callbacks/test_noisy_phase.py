@@ -20,7 +20,7 @@ from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
 from erode.callbacks.running_statistics import RunningStatistics
 from erode.certificate import VerificationError
 from erode.verify import check_certificate, verify
-from erode.weights import save_weights, weights_digest
+from erode.weights import load_weights, save_weights, weights_digest
 
 OPERATORS = [GradientClipping, ModelClipping, OutputPerturbation]
 STEPS = 5
@@ -32,9 +32,10 @@ def network(norm=True):
 
 
 class Module(pl.LightningModule):
-    def __init__(self, net=None):
+    def __init__(self, net=None, rate=0.01):
         super().__init__()
         self.network = net or network()
+        self.rate = rate
 
     def training_step(self, batch, index):
         loss = nn.functional.cross_entropy(self.network(batch["image"]), batch["mask"])
@@ -42,7 +43,7 @@ class Module(pl.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.rate)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -435,3 +436,27 @@ def test_wandb_gets_summary_and_artefact(tmp_path, monkeypatch):
     logger.experiment.finish()
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"certificate.json" in log.read_bytes()
+
+
+@pytest.mark.parametrize("operator_class", OPERATORS)
+def test_the_shrink_pulls_towards_the_anchor_and_keeps_the_certificate(operator_class, tmp_path):
+    """The same noise twice, once shrunk: at the hand-over the two differ by the published factor and nothing else."""
+    torch.manual_seed(0)
+    module = Module(network(norm=False), rate=0.0)  # the free phase stands still
+    trained = save_weights(module, tmp_path / "trained.safetensors")
+    anchor = save_weights(Module(network(norm=False)), tmp_path / "anchor.safetensors")
+    steps = {} if operator_class is OutputPerturbation else {"steps": STEPS}
+    vectors = {}
+    for shrink in (False, True):
+        load_weights(module, trained)
+        folder = tmp_path / f"shrink-{shrink}"
+        operator = operator_class(anchor=anchor, shrink=shrink, seed=3, radius=0.5, folder=folder, **steps)
+        fit(module, tmp_path, operator, max_steps=max(1, operator.optimizer_steps))
+        vectors[shrink] = torch.nn.utils.parameters_to_vector(module.parameters()).detach()
+        record = json.loads((folder / "unlearning.json").read_text())
+    load_weights(module, anchor)
+    theta_0 = torch.nn.utils.parameters_to_vector(module.parameters()).detach()
+    factor = operator.mechanism.shrinkage(len(theta_0))
+    assert record["shrinkage"] == factor
+    assert 0 < factor < 0.5
+    torch.testing.assert_close(vectors[True], theta_0 + factor * (vectors[False] - theta_0))

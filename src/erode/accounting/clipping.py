@@ -121,8 +121,8 @@ def gradient_clipping_sigma(
             "lower one of them"
         )
     kept = math.exp(steps * math.log1p(-decay)) if decay < 1 else 0.0
-    hidden = distance * kept + shift * _geometric_sum(decay, steps)
-    return hidden / math.sqrt(_geometric_sum(decay * (2 - decay), steps)) / gdp_mu(epsilon, delta)
+    hidden = distance * kept + shift * geometric_sum(decay, steps)
+    return hidden / math.sqrt(geometric_sum(decay * (2 - decay), steps)) / gdp_mu(epsilon, delta)
 
 
 def output_perturbation_sigma(
@@ -158,7 +158,7 @@ def check_reference(reference: str) -> None:
         raise ValueError(f"reference must be one of {', '.join(get_args(Reference))}, got {reference!r}")
 
 
-def _geometric_sum(decay: float, steps: int) -> float:
+def geometric_sum(decay: float, steps: int) -> float:
     """``Σ_{k<steps} (1 - decay)^k``, exact to rounding for the smallest decay."""
     if decay in (0, 1):
         return steps if decay == 0 else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
@@ -61,6 +62,14 @@ class Mechanism(ABC):
         for _ in range(self.steps):
             self.account_step(account)
         return account
+
+    def final_noise(self) -> float:
+        """σ_f: standard deviation, per coordinate, of the noise of all steps as it stands after the last."""
+        variance = 0.0
+        contraction, _ = self.bounds()
+        for _ in range(self.steps):
+            variance = variance * contraction**2 + self.sigma**2
+        return math.sqrt(variance)
 
     def mu(self) -> float:
         """μ of all steps together."""

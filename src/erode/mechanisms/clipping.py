@@ -15,6 +15,7 @@ from ..accounting import (
     output_perturbation_sigma,
 )
 from ..accounting._checks import check_positive
+from ..accounting.clipping import geometric_sum
 from .base import SLACK, Mechanism
 
 
@@ -37,6 +38,36 @@ class BallMechanism(Mechanism):
     def initial_distance(self) -> float:
         """By reference: the diameter of the ball or its radius."""
         return initial_distance(self.reference, self.radius)
+
+    def kept_radius(self) -> float:
+        """Largest norm, around the anchor, of what is left of the trained weights after the last step."""
+        return self.radius
+
+    def displacement(self) -> float:
+        """R: largest distance from the anchor that the last step leads to, noise apart."""
+        return self.kept_radius()
+
+    def shrinkage(self, parameters: int) -> float:
+        """Best factor on the distance from the anchor, ``a = R² / (R² + d σ_f²)``.
+
+        The weights are ``θ₀ + v + σ_f ξ`` with ‖v‖ ≤ R. Among linear estimates ``θ₀ + a (v + σ_f ξ)`` of ``θ₀ + v`` the
+        largest expected square error over the ball, ``(1 - a)² R² + a² d σ_f²``, is least at this a. It is a function
+        of public constants alone. (Where v answers earlier noise, as clipped gradients do, the bound leaves out their
+        correlation: the factor is then a choice, not the optimum.)
+
+        Args:
+            parameters: d, number of exposed parameters.
+
+        Source:
+            Minimax linear estimation over a ball, e.g. Donoho, Liu and MacGibbon 1990; theory §4.
+
+        Example:
+            >>> made = OutputPerturbationMechanism(reference="anchor", radius=1.0, sigma=1.0)
+            >>> made.shrinkage(parameters=3)
+            0.25
+        """
+        largest = self.displacement() ** 2
+        return largest / (largest + parameters * self.final_noise() ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +100,16 @@ class GradientClippingMechanism(BallMechanism):
         """``c = 1 - γλ``; s by reference."""
         contraction = 1 - self.learning_rate * self.weight_decay
         return contraction, gradient_shift(self.reference, self.clip_norm, self.learning_rate)
+
+    def kept_radius(self) -> float:
+        """``c^T C0``."""
+        return self.radius * (1 - self.learning_rate * self.weight_decay) ** self.steps
+
+    def displacement(self) -> float:
+        """``c^T C0 + γ C1 Σ c^k``."""
+        return self.kept_radius() + self.learning_rate * self.clip_norm * geometric_sum(
+            self.learning_rate * self.weight_decay, self.steps
+        )
 
     @classmethod
     def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
