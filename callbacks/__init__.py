@@ -1,5 +1,6 @@
 """Unlearning operators and monitors as Lightning callbacks: one per file."""
 
+from .exposure_ledger import ExposureLedger
 from .fine_tune import FineTune
 from .gallery import PredictionGallery
 from .gradient_clipping import GradientClipping
@@ -9,9 +10,11 @@ from .operator import UnlearningOperator
 from .output_perturbation import OutputPerturbation
 from .prediction_writer import PredictionWriter
 from .retrain import Retrain
+from .rewind import Rewind
 from .spurious_monitor import SpuriousInformationMonitor
 
 __all__ = [
+    "ExposureLedger",
     "FineTune",
     "GradientClipping",
     "ModelClipping",
@@ -20,6 +23,7 @@ __all__ = [
     "PredictionGallery",
     "PredictionWriter",
     "Retrain",
+    "Rewind",
     "SpuriousInformationMonitor",
     "UnlearningOperator",
 ]

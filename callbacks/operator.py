@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from .._version import __version__
 from ..batch import Role
 from ..files import write_json
+from ..ledger import Ledger
 from ..masks import View
 from ..weights import save_weights, weights_digest
 from .running_statistics import RunningStatistics
@@ -95,6 +96,15 @@ class UnlearningOperator(Callback):
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """What the operator adds to the record after the last step."""
         return {}
+
+    def lineage(self, module: LightningModule) -> Ledger | None:
+        """Ledger of the weights that :meth:`prepare` left, if it replaced all; None = it changed those it found."""
+        return None
+
+    @property
+    def release_folder(self) -> Path:
+        """Where the last run's files stand."""
+        return self._release_to
 
     # Order of a run ------------------------------------------------------------------------------------------
 

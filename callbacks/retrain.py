@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
+from ..ledger import Ledger, ledger_of_file
 from ..masks import View
 from ..weights import load_weights, weights_digest
 from .operator import UnlearningOperator
@@ -49,11 +50,7 @@ class Retrain(UnlearningOperator):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
-            if isinstance(callback, WeightAveraging):
-                raise MisconfigurationException(
-                    f"{type(callback).__name__} averages in the weights from before; average in a later fit instead"
-                )
+        refuse_averaging(trainer)
         stuck = [] if self.anchor is not None else unresettable(module)
         if stuck:
             raise MisconfigurationException(
@@ -84,9 +81,28 @@ class Retrain(UnlearningOperator):
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the checkpoint's weights: they have come from the anchor on retained data alone."""
 
+    def lineage(self, module: LightningModule) -> Ledger | None:
+        """The anchor's."""
+        if self.anchor is None:
+            return Ledger.unexposed(module.state_dict(), "initialisation")
+        return ledger_of_file(self.anchor)
+
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """State the guarantee in words."""
         return {"epsilon": 0.0, "delta": 0.0}
+
+
+def refuse_averaging(trainer: Trainer) -> None:
+    """Refuse callbacks that would mix the weights from before into the released ones.
+
+    Raises:
+        MisconfigurationException: naming the callback.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, WeightAveraging):
+            raise MisconfigurationException(
+                f"{type(callback).__name__} averages in the weights from before; average in a later fit instead"
+            )
 
 
 def reset_parameters(module: nn.Module) -> None:

@@ -6,6 +6,7 @@ from .case import Arrays, Case
 from .dataset import MaskDataset
 from .errors import DataError
 from .image_folder import ImageFolderDataModule
+from .images_only import ImagesOnly
 from .isic import ISICDataModule
 from .saab import SaabSynthetic
 from .synthetic import SyntheticDermoscopy
@@ -16,6 +17,7 @@ __all__ = [
     "DataError",
     "ISICDataModule",
     "ImageFolderDataModule",
+    "ImagesOnly",
     "MaskDataModule",
     "MaskDataset",
     "SaabSynthetic",

@@ -1,5 +1,6 @@
 """LightningModules."""
 
+from .restoration import RestorationModule
 from .segmentation import SegmentationModule
 
-__all__ = ["SegmentationModule"]
+__all__ = ["RestorationModule", "SegmentationModule"]

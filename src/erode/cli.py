@@ -19,11 +19,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
 from ._version import __version__
-from .callbacks import PredictionWriter
+from .anchor import make_anchor
+from .callbacks import ExposureLedger, PredictionWriter
+from .callbacks.exposure_ledger import INITIALISATION
 from .callbacks.operator import operators_of
 from .comparison import compare
 from .files import fresh_folder
+from .lightning_modules import SegmentationModule
 from .report import report
+from .rewinding import rewind
 from .verify import verify
 from .weights import load_weights, save_weights
 
@@ -162,6 +166,12 @@ class ErodeCLI(LightningCLI):
         weights = self.config[self.subcommand].init_from
         if weights is not None:
             load_weights(self.model, weights)
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+                if isinstance(callback, ExposureLedger) and callback.history == INITIALISATION:
+                    raise MisconfigurationException(
+                        "ExposureLedger(history='initialisation') would re-initialise what --init_from restored; give "
+                        "the ledger.json of these weights as history"
+                    )
 
 
 def run_folder(verb: str | None) -> Path:
@@ -197,9 +207,30 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
     Completion([])
 
 
+def anchor(
+    pretrained: Path,
+    out: Path,
+    model: Callable[[], SegmentationModule] | None = None,
+    head: list[str] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make an anchor of pretrained weights: all but the head, in a fresh segmentation module.
+
+    Args:
+        pretrained: weights of a network of the same kind, e.g. of a RestorationModule, with their ledger.
+        out: file to write, such as anchors/mine/anchor.safetensors.
+        model: the segmentation module, as in --config configs/model/unet.yaml; None = the default.
+        head: shell patterns of the tensors that stay fresh; None = those of another shape.
+        seed: of the fresh head.
+    """
+    return make_anchor(pretrained, out, model or SegmentationModule, head, seed)
+
+
 PLAIN_VERBS: dict[str, Callable[..., object]] = {
+    "anchor": anchor,
     "compare": compare,
     "report": report,
+    "rewind": rewind,
     "verify": verify,
     "completion": completion,
 }

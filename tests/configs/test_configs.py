@@ -43,7 +43,7 @@ def printed(capsys, monkeypatch):
 
 def test_there_are_some_of_every_kind():
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
-        "data", "model", "unlearn", "experiment",
+        "data", "model", "unlearn", "experiment", "pretrain",
     }  # fmt: skip
     assert {"fine_tune", "neg_grad", "retrain"} <= set(named("unlearn"))
 
@@ -62,6 +62,13 @@ def test_operators_are_appended(name, printed):
     gallery, operator = printed("unlearn", *usual, *config("unlearn", name))["trainer"]["callbacks"]
     assert gallery["class_path"].endswith("PredictionGallery")
     assert issubclass(resolve(operator["class_path"]), UnlearningOperator)
+
+
+@pytest.mark.parametrize("name", named("pretrain"))
+def test_pretraining_serves_images_alone_and_keeps_a_ledger(name, printed):
+    whole = printed("fit", *config("pretrain", name))
+    assert whole["data"]["class_path"].endswith("ImagesOnly")
+    assert whole["trainer"]["callbacks"][0]["class_path"].endswith("ExposureLedger")
 
 
 @pytest.mark.parametrize("name", named("experiment"))

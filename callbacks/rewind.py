@@ -1,0 +1,202 @@
+"""Exact unlearning in the time of loading a file: go back to weights that were never exposed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+
+from ..ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, Level
+from ..masks import ForgetSplit, View
+from ..requests import Atoms as RequestedAtoms
+from ..requests import ForgetRequest
+from ..rewinding import Found, find_unexposed
+from ..weights import state_digest
+from .atoms import AtomReader, Atoms, source_of
+from .exposure_ledger import ledger_in
+from .operator import UnlearningOperator
+from .recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
+from .retrain import refuse_averaging
+
+
+class Rewind(UnlearningOperator):
+    """Restore the last weights that a forget request does not touch, then train freely on retained data.
+
+    The ledgers in a folder of checkpoints say which weights were never exposed to the request; the record names the
+    chosen file, its digest, and why. The weights are restored bit for bit, and nothing else: optimiser and schedulers
+    start anew. A training batch with an atom of the request is refused, and so is a validation batch. For
+    the restored weights alone, without a training step, there is :func:`erode.rewinding.rewind` (``erode rewind``).
+
+    Guarantee: exact (ε = 0, δ = 0): no forget atom took part in the released weights. That holds for adaptive requests
+    too, but a *distribution* equal to retraining only for requests that do not depend on weights released before,
+    as the chosen checkpoint keeps its initialisation and order of draws. Stores the checkpoints with
+    their ledgers, costs loading one. Source: theory §2, §6.
+
+    Args:
+        checkpoints: folder with ledgers, searched with its sub-folders.
+        request: a split or its file, or image ids, see :class:`~erode.requests.ForgetRequest`; None = the split of the
+            DataModule.
+        atoms: for image ids: what to take back of each (image = everything).
+        batch_atoms: for loaders of someone else's, see :class:`~erode.callbacks.atoms.AtomReader`.
+        folder: see :class:`~erode.callbacks.UnlearningOperator`.
+
+    Raises:
+        ValueError: if the request names nothing.
+        MisconfigurationException: before the first step, if no checkpoint is eligible, or the retain view would serve
+            what has to be forgotten; at a batch that holds such an atom.
+
+    Example:
+        >>> Rewind("runs/fit-0", request=["scan 3"]).guarantee
+        'exact'
+    """
+
+    guarantee = "exact"
+    paper = "rewinding; exposure ledger of theory §6"
+    stores = "checkpoints with their ledgers"
+    view = View.RETAIN
+
+    def __init__(
+        self,
+        checkpoints: str | Path,
+        request: str | Path | list[str] | None = None,
+        atoms: RequestedAtoms = "image",
+        batch_atoms: Atoms | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__(folder)
+        self.checkpoints = checkpoints
+        self.request = request
+        self.atoms = atoms
+        self.batch_atoms = batch_atoms
+        self._reader = AtomReader(batch_atoms)
+        self._asked = None if request is None else ForgetRequest.of(request, atoms)
+        self._wanted: ForgetRequest | None = self._asked
+        self._found: Found | None = None
+        self._loaded: Ledger | None = None
+        self._recorder: Recorder | None = None
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse a request that nothing in the folder answers, and data that would teach it again."""
+        check_strategy(trainer, module)
+        refuse_averaging(trainer)
+        data = getattr(trainer, "datamodule", None)
+        split = getattr(data, "split", None)
+        self._wanted = self._asked or _of_split(split)
+        if split is not None:
+            self._check_served(self._wanted, split)
+        if self._resumed:
+            return
+        try:
+            self._found = find_unexposed(self.checkpoints, self._wanted, like=tensors_of(module))
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Restore the weights, on every process those of process 0's file."""
+        assert self._found is not None
+        chosen = trainer.strategy.broadcast(self._found.ledger.weights)
+        if chosen != self._found.ledger.weights:
+            raise MisconfigurationException(
+                f"the processes found different checkpoints in {self.checkpoints}; give a folder that all of them see"
+            )
+        module.load_state_dict(self._found.state)
+        self._keep_statistics()
+        self._record.update(self._found.proof)
+        self._record["restored_weights"] = state_digest(tensors_of(module))
+        saved = module.state_dict().keys()
+        self._record["kept_buffers"] = [name for name, _ in module.named_buffers() if name not in saved]
+        trainer.strategy.setup_optimizers(trainer)  # some optimisers copy the weights when they are made
+        self._recorder = Recorder(self._found.ledger, module, episode_of(trainer, source_of(self._reader)))
+        self._found = Found(self._found.path, self._found.ledger, {}, self._found.proof)
+
+    def resume(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep the checkpoint's weights and its ledger."""
+        assert self._loaded is not None
+        self._keep_statistics()
+        self._recorder = Recorder(self._loaded, module, episode_of(trainer, source_of(self._reader)))
+
+    def lineage(self, module: LightningModule) -> Ledger | None:
+        """The chosen checkpoint's."""
+        return self._loaded if self._resumed or self._found is None else self._found.ledger
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """State the guarantee."""
+        return {"epsilon": 0.0, "delta": 0.0, "ledger": FILE_NAME}
+
+    # Order of a run ------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Refuse batches with atoms of the request, count the others."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._count(trainer, pl_module, batch, training=True)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Validation steers the run, so it must not hold such atoms either."""
+        if not trainer.sanity_checking:
+            self._count(trainer, pl_module, batch, training=False)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the ledger of the weights of this moment into the checkpoint."""
+        if self._recorder is not None:
+            checkpoint[CHECKPOINT_KEY] = self._recorder.ledger(tensors_in(checkpoint["state_dict"])).content()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the ledger of the checkpoint."""
+        self._loaded = ledger_in(checkpoint)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Release weights and record, and the ledger beside them."""
+        super().on_train_end(trainer, pl_module)
+        if self._recorder is not None and self.released:
+            ledger = self._recorder.ledger(tensors_of(pl_module))
+            if trainer.is_global_zero:
+                ledger.save(self.release_folder / FILE_NAME)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the account."""
+        super().teardown(trainer, pl_module, stage)
+        self._recorder = self._found = self._loaded = None
+
+    def _count(self, trainer: Trainer, module: LightningModule, batch: Any, training: bool) -> None:
+        assert self._recorder is not None
+        assert self._wanted is not None
+        exposure = self._reader(batch, getattr(trainer, "datamodule", None), training)
+        why = exposure.why_exposed(self._wanted.limits)
+        if why is not None:
+            raise MisconfigurationException(
+                f"the {'training' if training else 'validation'} loader serves what has to be forgotten ({why}); leave "
+                "these images or labels out of it"
+            )
+        self._recorder.before_batch(module, exposure, training)
+
+    def _check_served(self, request: ForgetRequest, split: ForgetSplit) -> None:
+        """What the retain view serves is known before the first batch."""
+        levels = {**dict.fromkeys(split.coarse, Level.OUTSIDE), **dict.fromkeys(split.fine, Level.FOREGROUND)}
+        again = sorted(name for name, limit in request.limits.items() if levels.get(name, 0) >= limit)
+        if again:
+            raise MisconfigurationException(
+                f"the retain view serves {levels[again[0]].name} of '{again[0]}' and {len(again) - 1} other images of "
+                "the request; take them out of the data, or give the split by which they are coarse, or restore "
+                "without training: erode rewind"
+            )
+
+    def _keep_statistics(self) -> None:
+        """Running statistics of weights that were never exposed hold nothing to forget."""
+        if self._statistics is not None:
+            self._statistics.give_back()
+            self._statistics = None
+            self._record["reset_buffers"] = []
+
+
+def _of_split(split: ForgetSplit | Sequence[str] | None) -> ForgetRequest:
+    if split is None:
+        raise MisconfigurationException(
+            "nothing says what to forget: give request= a split.json or image ids, or fit with a DataModule that has a "
+            "split"
+        )
+    return ForgetRequest.of(split)

@@ -1,0 +1,207 @@
+"""Many forget requests, one after another: what was answered how, and what all releases together give away."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .accounting import gdp_epsilon
+from .files import digest_of, write_json
+from .ledger import Ledger, read_ledger
+from .masks import ForgetSplit
+from .mechanisms import BallMechanism
+from .requests import Atoms, ForgetRequest
+from .verify import check_certificate
+from .weights import read_state, state_digest
+
+SCHEMA = "erode-requests/1"
+"""Raise the number when the meaning of a field changes."""
+
+_SENTENCES = {
+    "exact": "The released weights were never exposed to an atom of any request so far.",
+    "certified": (
+        "The released weights are mu-GDP-indistinguishable from those of a run that never saw an atom of any request "
+        "so far; releases since the first request add up as composed."
+    ),
+}
+
+
+class RequestStream:
+    """The ledger of answered requests, in a file, each entry bound to the one before.
+
+    A request is answered by one release, either exactly (Rewind, Retrain: the ledger of the released weights must show
+    no exposure to *any* request so far, not only to the last) or with a certificate. Only mechanisms that hide every
+    start (:class:`~erode.mechanisms.BallMechanism`) are accepted: they hide earlier requests too, from whichever
+    weights the run began, as long as their noise is fresh and their batches held nothing of any request.
+
+    Then the releases since request i compose to ``μ_i = sqrt(Σ_{j ≥ i} μ_j²)``, exact ones adding 0. This
+    holds for adaptive requests, which depend on what was released before: given any past, two starts are μ_j
+    apart at release j, which is what the composition theorem of GDP asks for.
+
+    For exact answers to adaptive requests the claim is about exposure, not distribution: a rewound checkpoint keeps
+    the initialisation and the draws that earlier releases showed to whoever chose the requests.
+
+    Args:
+        path: JSON file; made with the first answer, read and checked if it is there.
+        delta: δ at which ε is told.
+
+    Raises:
+        ValueError: if the file was edited, or holds another δ.
+
+    Source:
+        Dong, Roth and Su 2022, "Gaussian differential privacy", composition theorem and its corollary for GDP
+        (adaptive); Gupta et al. 2021, "Adaptive machine unlearning", for why exactness needs care; theory §3.
+
+    Example:
+        >>> RequestStream("none.json").composed()
+        {'mu': 0.0, 'epsilon': 0.0, 'delta': 1e-07}
+    """
+
+    def __init__(self, path: str | Path, delta: float = 1e-7) -> None:
+        self.path = Path(path)
+        self.delta = delta
+        self.entries: list[dict[str, Any]] = _read(self.path, delta) if self.path.exists() else []
+        gdp_epsilon(0.0, delta)  # refuses a δ out of range now
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def forgotten(self) -> ForgetRequest:
+        """All that was asked for so far.
+
+        Raises:
+            ValueError: if nothing was.
+        """
+        return ForgetRequest.union(ForgetRequest.parse(entry["request"]) for entry in self.entries)
+
+    def composed(self, since: int = 0) -> dict[str, float]:
+        """What all releases from request ``since`` on give away of it together: μ, and ε at δ.
+
+        Args:
+            since: number of the request, from 0; for it, releases before it count nothing: they came before it was
+                asked.
+        """
+        mu = math.hypot(*(entry["mu"] for entry in self.entries[since:]), 0.0)
+        return {"mu": mu, "epsilon": gdp_epsilon(mu, self.delta) if mu else 0.0, "delta": self.delta}
+
+    def answer_exact(
+        self, request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path, weights: Path, atoms: Atoms = "image"
+    ) -> dict[str, Any]:
+        """Enter a release that was never exposed.
+
+        Args:
+            request: see :meth:`ForgetRequest.of <erode.requests.ForgetRequest.of>`.
+            weights: the released file, with its ledger.
+            atoms: for image ids, see there.
+
+        Returns:
+            The entry.
+
+        Raises:
+            ValueError: if the ledger does not belong to the weights, or shows exposure to this or an earlier request.
+        """
+        asked = ForgetRequest.of(request, atoms)
+        ledger = _unexposed(Path(weights), self._with(asked))
+        return self._add(asked, "exact", 0.0, ledger.weights, {"ledger": ledger.digest})
+
+    def answer_certified(
+        self,
+        request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path,
+        weights: Path,
+        certificate: Path,
+        anchor: Path | None = None,
+        atoms: Atoms = "image",
+    ) -> dict[str, Any]:
+        """Enter a release with a certificate.
+
+        Args:
+            request: see :meth:`ForgetRequest.of <erode.requests.ForgetRequest.of>`.
+            weights: the released file.
+            certificate: that of its run; every run has noise, and so a certificate, of its own.
+            anchor: the run's anchor with its ledger, which must show no exposure to any request so far; None = it was a
+                fresh initialisation or zeros, which is your word.
+            atoms: for image ids, see there.
+
+        Returns:
+            The entry.
+
+        Raises:
+            VerificationError: if the certificate does not hold.
+            ValueError: if it is not that of the weights, was entered before, does not hide every start, or its anchor
+                was exposed.
+        """
+        asked = ForgetRequest.of(request, atoms)
+        content = json.loads(Path(certificate).read_text(encoding="utf-8"))
+        mechanism = check_certificate(content)
+        if not isinstance(mechanism, BallMechanism):
+            raise ValueError(
+                f"{mechanism.name} hides its own forget set only, so earlier requests could show; answer with Rewind, "
+                "Retrain, or an operator that hides every start, such as GradientClipping"
+            )
+        found = state_digest(read_state(Path(weights)))
+        if found != content["digests"]["released_weights"]:
+            raise ValueError(f"{certificate} belongs to other weights than {weights}; give those of the same run")
+        if any(entry["evidence"].get("certificate") == content["digest"] for entry in self.entries):
+            raise ValueError(
+                f"{certificate} answered an earlier request; each answer needs a run with noise of its own"
+            )
+        evidence = {"certificate": content["digest"], "anchor": "a fresh start, by the owner's word"}
+        if anchor is not None:
+            ledger = _unexposed(Path(anchor), self._with(asked))
+            if ledger.weights != content["digests"]["anchor_weights"]:
+                raise ValueError(f"{anchor} is not the anchor of the certified run; give the one it was run with")
+            evidence["anchor"] = ledger.digest
+        return self._add(asked, "certified", mechanism.mu(), found, evidence)
+
+    def _with(self, request: ForgetRequest) -> ForgetRequest:
+        return ForgetRequest.union([request, self.forgotten] if self.entries else [request])
+
+    def _add(
+        self, request: ForgetRequest, answer: str, mu: float, weights: str, evidence: dict[str, str]
+    ) -> dict[str, Any]:
+        entry = {
+            "number": len(self.entries),
+            "request": request.content(),
+            "answer": answer,
+            "mu": mu,
+            "weights": weights,
+            "evidence": evidence,
+            "guarantee": _SENTENCES[answer],
+            "previous": self.entries[-1]["digest"] if self.entries else None,
+        }
+        self.entries.append({**entry, "digest": digest_of(entry)})
+        write_json(self.path, {"schema": SCHEMA, "entries": self.entries, "composed": self.composed()})
+        return self.entries[-1]
+
+
+def _unexposed(path: Path, request: ForgetRequest) -> Ledger:
+    """The ledger of weights that saw nothing of a request.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    ledger = read_ledger(path)
+    ledger.check_weights(read_state(path), path)
+    why = ledger.why_exposed(request.limits)
+    if why is not None:
+        raise ValueError(f"{path} was exposed to what had to be forgotten by now: {why}; rewind further, or retrain")
+    return ledger
+
+
+def _read(path: Path, delta: float) -> list[dict[str, Any]]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no stream of requests of schema {SCHEMA}; give another path")
+    if content["composed"]["delta"] != delta:
+        raise ValueError(f"{path} tells epsilon at delta = {content['composed']['delta']}; open it with that delta")
+    previous = None
+    for number, entry in enumerate(content["entries"]):
+        stated = {name: value for name, value in entry.items() if name != "digest"}
+        if digest_of(stated) != entry["digest"] or entry["previous"] != previous or entry["number"] != number:
+            raise ValueError(f"{path}: entry {number} was edited, or entries before it were removed; restore the file")
+        previous = entry["digest"]
+    return list(content["entries"])

@@ -1,0 +1,194 @@
+"""Fifty requests: after each, what was released never saw a forgotten atom, or the composed μ is right."""
+
+import json
+import math
+from itertools import pairwise
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader
+
+from erode.accounting import gdp_delta, gdp_epsilon
+from erode.callbacks import ExposureLedger, OutputPerturbation
+from erode.ledger import Ledger, Level, read_ledger
+from erode.masks import ForgetSplit
+from erode.requests import ForgetRequest
+from erode.rewinding import restore_to
+from erode.stream import RequestStream
+from erode.verify import VerificationError
+from erode.weights import load_weights, save_weights
+
+IMAGES, REQUESTS = 120, 50
+
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self.layer(batch["x"]), batch["y"])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+def items(poisoned=frozenset()):
+    """One image per name; those of ``poisoned`` have other pixels and labels."""
+    for number in range(IMAGES):
+        generator = torch.Generator().manual_seed(number)
+        x = torch.randn(3, generator=generator)
+        name = f"i{number}"
+        yield {"x": -9 * x if name in poisoned else x, "y": torch.tensor(number % 2), "atoms": f"foreground:{name}"}
+
+
+def fit(module, data, folder, *callbacks, max_steps=-1):
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=max_steps, max_epochs=1 if max_steps < 0 else -1, logger=False,
+        callbacks=list(callbacks), default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(list(data), batch_size=1))
+    return module
+
+
+def trained(folder):
+    """A run over all images in order, with a checkpoint after every fourth one."""
+    every = ModelCheckpoint(folder / "c", filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    torch.manual_seed(0)
+    module = fit(Module(), items(), folder, ExposureLedger("initialisation"), every)
+    save_weights(module, folder / "weights.safetensors")
+    return folder
+
+
+def by_hand(poisoned, steps):
+    """The weights after some steps over images of which the forgotten ones were exchanged: no Lightning, no ledger."""
+    torch.manual_seed(0)
+    layer = Module().layer
+    layer.reset_parameters()
+    for item in list(items(poisoned))[:steps]:
+        loss = nn.functional.cross_entropy(layer(item["x"][None]), item["y"][None])
+        loss.backward()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter -= 0.5 * parameter.grad
+                parameter.grad = None
+    return layer
+
+
+def certified(folder, start, epsilon):
+    module = Module()
+    load_weights(module, start)
+    retained = [{"x": torch.ones(3), "y": torch.tensor(1)}]
+    fit(module, retained, folder, OutputPerturbation(epsilon=epsilon, delta=1e-7, radius=0.1), max_steps=1)
+    return folder / "unlearned"
+
+
+def test_fifty_requests(tmp_path):
+    folder = trained(tmp_path / "trained")
+    stream = RequestStream(tmp_path / "requests.json")
+    rng = np.random.default_rng(0)
+    # late images first: rewinding has somewhere to go; every tenth request is answered with a certificate
+    names = [f"i{IMAGES - 1 - 2 * k - int(rng.integers(2))}" for k in range(REQUESTS)]
+    mus, forgotten = [], set()
+    for number, name in enumerate(names):
+        forgotten.add(name)
+        out = tmp_path / f"answer-{number}"
+        if number % 10 == 9:
+            release = certified(out, folder / "weights.safetensors", epsilon=1 + number / 10)
+            content = json.loads((release / "certificate.json").read_text())
+            mus.append(content["claim"]["mu"])
+            stream.answer_certified([name], release / "weights.safetensors", release / "certificate.json")
+        else:
+            mus.append(0.0)
+            weights = restore_to(folder, ForgetRequest.union([ForgetRequest.of([n]) for n in forgotten]), out)
+            stream.answer_exact([name], weights)
+            ledger, released = read_ledger(weights), Module()
+            load_weights(released, weights)
+            assert not forgotten & set(ledger.exposure.levels)
+            assert ledger.steps >= min(int(n[1:]) for n in forgotten) - 3  # the last one, not just any
+            witness = by_hand(forgotten, ledger.steps)
+            assert torch.equal(witness.weight, released.layer.weight)
+        assert stream.composed()["mu"] == pytest.approx(math.sqrt(sum(m * m for m in mus)))
+        assert stream.composed(since=number)["mu"] == pytest.approx(mus[-1])
+    assert len(stream) == REQUESTS
+    assert set(stream.forgotten.limits) == forgotten
+    again = RequestStream(tmp_path / "requests.json")
+    assert again.entries == stream.entries
+    total = again.composed()
+    assert total["epsilon"] == pytest.approx(gdp_epsilon(total["mu"], 1e-7))
+    assert all(later["previous"] == earlier["digest"] for earlier, later in pairwise(again.entries))
+
+
+def test_fresh_gaussians_compose_in_quadrature_when_the_second_depends_on_the_first():
+    """The adaptive composition, by Monte Carlo: the best test between two starts has the error that μ allows.
+
+    The second release's noise, hence its μ, is picked by what the first one showed, but never more than its bound.
+    """
+    rng, n = np.random.default_rng(1), 400_000
+    first, second = 0.8, 0.6
+    statistics = []
+    for start in (0.0, 1.0):
+        y1 = start * first + rng.standard_normal(n)
+        mu2 = np.where(y1 > 0.3, second, 0.5 * second)
+        y2 = start * mu2 + rng.standard_normal(n)
+        statistics.append(first * y1 - first**2 / 2 + mu2 * y2 - mu2**2 / 2)  # log likelihood ratio
+    epsilon = 0.5
+    delta = np.mean(statistics[1] > epsilon) - math.exp(epsilon) * np.mean(statistics[0] > epsilon)
+    bound = math.hypot(first, second)
+    assert gdp_delta(first, epsilon) < delta < gdp_delta(bound, epsilon) + 4 / math.sqrt(n)
+
+
+def test_a_release_that_saw_an_earlier_request_is_refused(tmp_path):
+    folder = trained(tmp_path / "trained")
+    stream = RequestStream(tmp_path / "requests.json")
+    stream.answer_exact(["i50"], restore_to(folder, ["i50"], tmp_path / "1"))
+    later = restore_to(folder, ["i100"], tmp_path / "2")
+    with pytest.raises(ValueError, match=r"exposed to what had to be forgotten by now: .* of 'i50'"):
+        stream.answer_exact(["i100"], later)
+    assert len(stream) == 1
+    split = ForgetSplit.given(["i0"], ["i60"], coarsening={})
+    stream.answer_exact(split, tmp_path / "1" / "weights.safetensors")
+    assert stream.forgotten.limits["i60"] == Level.FOREGROUND
+
+
+def test_what_proves_nothing_is_refused(tmp_path):
+    module = Module()
+    path = save_weights(module, tmp_path / "0" / "weights.safetensors")
+    stream = RequestStream(tmp_path / "requests.json")
+    with pytest.raises(FileNotFoundError, match=r"ledger\.json"):
+        stream.answer_exact(["a"], path)
+    one, two = certified(tmp_path / "1", path, 1.0), certified(tmp_path / "2", path, 1.0)
+    with pytest.raises(ValueError, match="belongs to other weights"):
+        stream.answer_certified(["a"], two / "weights.safetensors", one / "certificate.json")
+    stream.answer_certified(["a"], one / "weights.safetensors", one / "certificate.json")
+    with pytest.raises(ValueError, match="answered an earlier request"):
+        stream.answer_certified(["b"], one / "weights.safetensors", one / "certificate.json")
+    Ledger.unexposed(module.state_dict(), "test").save(tmp_path / "0" / "ledger.json")
+    with pytest.raises(ValueError, match="not the anchor of the certified run"):
+        stream.answer_certified(["b"], two / "weights.safetensors", two / "certificate.json", anchor=path)
+    content = json.loads((two / "certificate.json").read_text())
+    content["mechanism"]["sigma"] *= 2
+    (two / "certificate.json").write_text(json.dumps(content))
+    with pytest.raises(VerificationError):
+        stream.answer_certified(["b"], two / "weights.safetensors", two / "certificate.json")
+
+
+def test_an_edited_stream_is_refused(tmp_path):
+    module = Module()
+    path = save_weights(module, tmp_path / "weights.safetensors")
+    Ledger.unexposed(module.state_dict(), "test").save(tmp_path / "ledger.json")
+    stream = RequestStream(tmp_path / "requests.json")
+    for name in "abc":
+        stream.answer_exact([name], path)
+    with pytest.raises(ValueError, match="open it with that delta"):
+        RequestStream(tmp_path / "requests.json", delta=1e-5)
+    content = json.loads((tmp_path / "requests.json").read_text())
+    for edit in (content["entries"][1:], [content["entries"][0], {**content["entries"][1], "mu": 1.0}]):
+        (tmp_path / "requests.json").write_text(json.dumps({**content, "entries": edit}))
+        with pytest.raises(ValueError, match=r"was edited|were removed"):
+            RequestStream(tmp_path / "requests.json")
