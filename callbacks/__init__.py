@@ -9,6 +9,7 @@ from .neg_grad import NegGradSeg
 from .operator import UnlearningOperator
 from .output_perturbation import OutputPerturbation
 from .prediction_writer import PredictionWriter
+from .relearn_timer import RelearnTimer
 from .retrain import Retrain
 from .rewind import Rewind
 from .spurious_monitor import SpuriousInformationMonitor
@@ -22,6 +23,7 @@ __all__ = [
     "OutputPerturbation",
     "PredictionGallery",
     "PredictionWriter",
+    "RelearnTimer",
     "Retrain",
     "Rewind",
     "SpuriousInformationMonitor",

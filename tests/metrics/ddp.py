@@ -8,12 +8,22 @@ import torch.distributed as dist
 
 from erode.metrics import (
     BoxTightness,
+    Completeness,
     ForegroundOutcome,
     GlobalSpuriousInformation,
+    GroupAccuracy,
+    GroupDice,
+    GroupForegroundOutcome,
+    GroupIoU,
     ImageAUROC,
+    LinearProbe,
+    ProbabilityDistance,
+    RadialDice,
     RobustAUROC,
     SegmentationDice,
+    SliceCounts,
     SpuriousLeakage,
+    ZeroRetrainForgetting,
 )
 
 IMAGES, BATCH = 11, 2
@@ -35,6 +45,16 @@ def make_metrics(**kwargs):
         "outcome": (ForegroundOutcome(3, **kwargs), ("pred", "mask")),
         "auroc": (ImageAUROC(**kwargs), ("scores", "labels")),
         "robust": (RobustAUROC(**kwargs), ("scores", "labels", "flags")),
+        "completeness": (Completeness(3, **kwargs), ("pred", "mask", "forget")),
+        "distance": (ProbabilityDistance(**kwargs), ("probs", "reference", "forget")),
+        "zrf": (ZeroRetrainForgetting(**kwargs), ("probs", "reference", "forget")),
+        "probe": (LinearProbe(**kwargs), ("features", "flags")),
+        "slices": (SliceCounts(3, **kwargs), spurious),
+        "group_accuracy": (GroupAccuracy(3, **kwargs), ("guesses", "labels", "flags")),
+        "group_dice": (GroupDice(3, **kwargs), ("pred", "mask", "labels", "flags")),
+        "group_outcome": (GroupForegroundOutcome(3, **kwargs), ("pred", "mask", "labels", "flags")),
+        "group_iou": (GroupIoU(3, [1, 0], **kwargs), ("pred", "mask", "labels", "flags")),
+        "radial": (RadialDice(rings=3, width=1.5, **kwargs), ("pred", "mask")),
     }
 
 
@@ -46,6 +66,11 @@ def make_data():
     artefact[:2, 0], artefact[2] = 255, 255
     images = {"scores": torch.rand(IMAGES, generator=generator).mul(8).round() / 8}
     images["labels"], images["flags"] = torch.arange(IMAGES) % 2, torch.arange(IMAGES) % 3 - 1
+    maps["forget"] = torch.rand(IMAGES, 7, 5, generator=generator) < 0.4
+    for name in ("probs", "reference"):
+        maps[name] = torch.randn(IMAGES, 3, 7, 5, generator=generator).softmax(1)
+    images["guesses"] = torch.randint(2, (IMAGES,), generator=generator)
+    images["features"] = torch.randn(IMAGES, 4, generator=generator)
     return maps | {"artefact": artefact} | images
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 METRICS = ["pooled", "interval", "pixelwise", "leakage", "tightness", "dice", "outcome", "auroc", "robust"]
+METRICS += ["completeness", "distance", "zrf", "probe", "slices", "radial"]
+METRICS += ["group_accuracy", "group_dice", "group_outcome", "group_iou"]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,10 @@ def same(one, other):
     if isinstance(one, torch.Tensor):
         return torch.equal(one.nan_to_num(nan=-7), other.nan_to_num(nan=-7))
     return one == other or (isinstance(one, float) and math.isnan(one) and math.isnan(other))
+
+
+def test_every_metric_is_listed(evaluations):
+    assert set(METRICS) == evaluations["together"].keys()
 
 
 @pytest.mark.parametrize("metric", METRICS)

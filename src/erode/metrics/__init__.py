@@ -1,11 +1,29 @@
-"""Metrics of shortcut reliance beside the usual ones (theory §7, §8)."""
+"""Metrics of shortcut reliance and of forgetting beside the usual ones (theory §7, §8)."""
 
+from .agreement import Completeness
 from .auroc import ImageAUROC, RobustAUROC, mann_whitney_auroc
+from .certified import (
+    CertifiedInterval,
+    certified_box,
+    certified_interval,
+    information_gap_bound,
+    information_range,
+)
 from .dice import SegmentationDice, image_dice
+from .distance import ProbabilityDistance, ZeroRetrainForgetting, jensen_shannon
+from .group_pixels import GroupForegroundOutcome, GroupIoU
+from .groups import GroupAccuracy, GroupDice
+from .indistinguishability import PixelIndistinguishability, pixel_indistinguishability
 from .information import deviance_residuals, miller_madow_bias, root_interval, table_information
+from .layers import LayerDistance, layer_distances
 from .leakage import SpuriousLeakage, leakage_rates
 from .outcome import ForegroundOutcome
+from .prevalence import SweepPoint, prevalence_sweep, prevalence_weights, weighted_auroc, weighted_mean
+from .probe import LinearProbe, pooled_features, ridge_logistic
+from .radial import RadialDice
+from .relearning import RelearnTime, anamnesis_index, recovery_threshold, relearn_time
 from .scores import component_probability, foreground_probability, mean_probability, positive_by_area
+from .slices import SliceCounts
 from .specificity import (
     BoxTightness,
     break_even,
@@ -19,31 +37,65 @@ from .spurious import (
     pixelwise_information,
     pooled_information,
 )
+from .subsets import balanced_subset, inverted_subset
 
 __all__ = [
     "BoxTightness",
+    "CertifiedInterval",
+    "Completeness",
     "ForegroundOutcome",
     "GlobalSpuriousInformation",
+    "GroupAccuracy",
+    "GroupDice",
+    "GroupForegroundOutcome",
+    "GroupIoU",
     "ImageAUROC",
+    "LayerDistance",
+    "LinearProbe",
+    "PixelIndistinguishability",
+    "ProbabilityDistance",
+    "RadialDice",
+    "RelearnTime",
     "RobustAUROC",
     "SegmentationDice",
+    "SliceCounts",
     "SpuriousInformation",
     "SpuriousLeakage",
+    "SweepPoint",
+    "ZeroRetrainForgetting",
+    "anamnesis_index",
+    "balanced_subset",
     "break_even",
+    "certified_box",
+    "certified_interval",
     "component_probability",
     "deviance_residuals",
     "foreground_probability",
     "image_dice",
+    "information_gap_bound",
+    "information_range",
+    "inverted_subset",
+    "jensen_shannon",
+    "layer_distances",
     "leakage_rates",
     "mann_whitney_auroc",
     "mean_probability",
     "miller_madow_bias",
+    "pixel_indistinguishability",
     "pixelwise_information",
+    "pooled_features",
     "pooled_information",
     "positive_by_area",
+    "prevalence_sweep",
+    "prevalence_weights",
+    "recovery_threshold",
     "refinement_advice",
+    "relearn_time",
+    "ridge_logistic",
     "root_interval",
     "spurious_information_closed_form",
     "table_information",
     "turning_point",
+    "weighted_auroc",
+    "weighted_mean",
 ]

@@ -10,6 +10,26 @@ from torchmetrics import Metric
 
 from .counts import check_classes, check_shapes, count_cells, fuse, keep_counted
 
+OUTCOMES = ("correct", "flip", "miss")
+"""What can become of a foreground pixel, in the order of `foreground_outcomes`."""
+
+
+def foreground_outcomes(table: Tensor) -> Tensor:
+    """Count foreground pixels called right, flipped and missed.
+
+    Args:
+        table: pixel counts ``[K+1, K+1]`` by predicted and true class.
+
+    Returns:
+        int64 ``[3]`` in the order of ``OUTCOMES``.
+
+    Example:
+        >>> foreground_outcomes(torch.tensor([[9, 1, 2], [0, 5, 3], [0, 4, 6]]))
+        tensor([11,  7,  3])
+    """
+    correct, miss = table[1:, 1:].trace(), table[0, 1:].sum()
+    return torch.stack([correct, table[:, 1:].sum() - correct - miss, miss])
+
 
 class ForegroundOutcome(Metric):
     """Shares of foreground pixels called right, flipped and missed; they sum to 1 (Achara et al. 2026).
@@ -55,11 +75,10 @@ class ForegroundOutcome(Metric):
         check_classes("pred", pred, self.num_classes)
         check_classes("mask", mask, self.num_classes)
         codes = fuse((pred, self.num_classes), (mask, self.num_classes))
-        table = count_cells(codes, self.num_classes**2).view(self.num_classes, self.num_classes)[:, 1:]
-        correct, miss = table[1:].trace(), table[0].sum()
-        self.outcomes += torch.stack([correct, table.sum() - correct - miss, miss])
+        table = count_cells(codes, self.num_classes**2).view(self.num_classes, self.num_classes)
+        self.outcomes += foreground_outcomes(table)
 
     def compute(self) -> dict[str, Tensor]:
         """``correct``, ``flip`` and ``miss``, 0-dim float64."""
         shares = self.outcomes.double() / self.outcomes.sum()
-        return dict(zip(("correct", "flip", "miss"), shares.unbind(), strict=True))
+        return dict(zip(OUTCOMES, shares.unbind(), strict=True))
