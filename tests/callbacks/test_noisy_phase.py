@@ -1,6 +1,7 @@
 """The noisy phase within real fits: exactly the certified steps, nothing half-done, nothing promised in vain."""
 
 import json
+import time
 
 import lightning.pytorch as pl
 import pytest
@@ -435,6 +436,9 @@ def test_wandb_gets_summary_and_artefact(tmp_path, monkeypatch):
     assert logger.experiment.summary["certificate"]["issued"] is True
     logger.experiment.finish()
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    patience = time.monotonic() + 60  # W&B's service writes after finish() has returned, if it is busy
+    while b"certificate.json" not in log.read_bytes() and time.monotonic() < patience:
+        time.sleep(0.2)
     assert b"certificate.json" in log.read_bytes()
 
 
