@@ -6,10 +6,14 @@ from .gallery import PredictionGallery
 from .gradient_clipping import GradientClipping
 from .model_clipping import ModelClipping
 from .neg_grad import NegGradSeg
+from .newton_step import NewtonStep
+from .noisy_learning import NoisyLearning
 from .operator import UnlearningOperator
 from .output_perturbation import OutputPerturbation
 from .prediction_writer import PredictionWriter
 from .relearn_timer import RelearnTimer
+from .projected_noisy_sgd import ProjectedNoisySGD
+from .residual_certificate import ResidualCertificate
 from .retrain import Retrain
 from .rewind import Rewind
 from .spurious_monitor import SpuriousInformationMonitor
@@ -20,10 +24,14 @@ __all__ = [
     "GradientClipping",
     "ModelClipping",
     "NegGradSeg",
+    "NewtonStep",
+    "NoisyLearning",
     "OutputPerturbation",
     "PredictionGallery",
     "PredictionWriter",
     "RelearnTimer",
+    "ProjectedNoisySGD",
+    "ResidualCertificate",
     "Retrain",
     "Rewind",
     "SpuriousInformationMonitor",

@@ -8,7 +8,14 @@ from safetensors.torch import save_file
 
 from erode.certificate import Account, Target, VerificationError, certificate, file_digest, save_certificate
 from erode.files import digest_of
-from erode.mechanisms import GradientClippingMechanism, ModelClippingMechanism, OutputPerturbationMechanism
+from erode.mechanisms import (
+    GradientClippingMechanism,
+    ModelClippingMechanism,
+    NewtonMechanism,
+    NoisySGDMechanism,
+    OutputPerturbationMechanism,
+    ResidualMechanism,
+)
 from erode.verify import check_certificate, verify
 from erode.weights import read_state, state_digest
 
@@ -18,6 +25,24 @@ MECHANISMS = {
     ),
     "model clipping": ModelClippingMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=0.1, steps=4),
     "output perturbation": OutputPerturbationMechanism.calibrated(1.0, 1e-7, reference="noise", radius=0.1),
+    "residual certificate": ResidualMechanism.calibrated(1.0, 1e-7, reference="minimiser", tolerance=1e-6, ridge=1e-3),
+    "newton step": NewtonMechanism.calibrated(
+        1.0, 1e-7, reference="retrained", ridge=0.1, samples=100, changed=5, residual=1e-3
+    ),
+    "projected noisy SGD": NoisySGDMechanism.calibrated(
+        1.0,
+        1e-7,
+        reference="retrained",
+        learning_rate=0.5,
+        ridge=0.01,
+        batches=5,
+        batch_size=10,
+        changed=1,
+        trained_epochs=20,
+        start=0.1,
+        carried=0.1,
+        steps=5,
+    ),
 }
 HASH = "0" * 64
 EXPOSED = {"head.weight": [2, 3], "head.bias": [2]}

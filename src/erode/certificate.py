@@ -29,6 +29,7 @@ REFERENCES = {
     "retrained": "the same unlearning, applied to a model trained without the forget set",
     "anchor": "the same unlearning, started at the anchor",
     "noise": "the noisy phase started at the anchor and without gradients, then the same training on retained data",
+    "minimiser": "the exact minimiser of the objective on retained data, plus the same noise",
 }
 """What the released weights are compared with."""
 

@@ -1,5 +1,6 @@
 """Privacy accounting: μ-GDP conversions, noisy iteration, contraction (theory §3, §4)."""
 
+from .capacity import deletion_capacity, newton_capacity_rate, privacy_capacity_rate, softmax_excess_risk
 from .clipping import (
     Reference,
     gradient_clipping_sigma,
@@ -8,13 +9,30 @@ from .clipping import (
     output_perturbation_sigma,
 )
 from .contraction import contraction_steps, model_clipping_delta, model_clipping_sigma
+from .convex import (
+    SOFTMAX_HESSIAN_LIPSCHITZ,
+    SOFTMAX_LIPSCHITZ,
+    SOFTMAX_SMOOTHNESS,
+    ConvexReference,
+    newton_distance,
+    newton_gradient,
+    newton_sigma,
+    residual_distance,
+    residual_sigma,
+)
 from .gdp import gdp_delta, gdp_epsilon, gdp_mu
 from .iteration import NoisyIteration
+from .pnsgd import pnsgd_distance, pnsgd_epochs, pnsgd_hidden, pnsgd_sigma
 
 __all__ = [
+    "SOFTMAX_HESSIAN_LIPSCHITZ",
+    "SOFTMAX_LIPSCHITZ",
+    "SOFTMAX_SMOOTHNESS",
+    "ConvexReference",
     "NoisyIteration",
     "Reference",
     "contraction_steps",
+    "deletion_capacity",
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
@@ -23,5 +41,17 @@ __all__ = [
     "initial_distance",
     "model_clipping_delta",
     "model_clipping_sigma",
+    "newton_capacity_rate",
+    "newton_distance",
+    "newton_gradient",
+    "newton_sigma",
     "output_perturbation_sigma",
+    "pnsgd_distance",
+    "pnsgd_epochs",
+    "pnsgd_hidden",
+    "pnsgd_sigma",
+    "privacy_capacity_rate",
+    "residual_distance",
+    "residual_sigma",
+    "softmax_excess_risk",
 ]

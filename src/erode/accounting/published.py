@@ -7,6 +7,7 @@ import math
 from scipy.optimize import minimize_scalar
 
 from ._checks import check_delta, check_non_negative, check_positive, check_steps
+from .pnsgd import pnsgd_distance
 
 
 def koloskova_sigma(
@@ -108,3 +109,57 @@ def renyi_mu(epsilon: float, delta: float) -> float:
     # The objective has one maximum, near α - 1 = sqrt(2 ln(1/δ))/μ.
     best = minimize_scalar(lambda t: -half_square(t), bounds=(-10.0, 40.0), method="bounded", options={"xatol": 1e-10})
     return math.sqrt(2 * max(0.0, -float(best.fun)))
+
+
+def chien_sigma(
+    epsilon: float,
+    delta: float,
+    *,
+    learning_rate: float,
+    ridge: float,
+    lipschitz: float,
+    samples: int,
+    batch_size: int,
+    epochs: int,
+) -> float:
+    """Projected noisy SGD, learnt to stationarity: ``ε_α = α Z² c^{2Kn/b} / (2ησ²)``, best order α.
+
+    With ``ε = ε_α + ln(1/δ)/(α - 1)`` the best order is known, so ``Z c^{Kn/b} / sqrt(2η) / σ`` may be at most
+    ``sqrt(ln(1/δ) + ε) - sqrt(ln(1/δ))``.
+
+    Args:
+        epsilon: ε > 0.
+        delta: δ in (0, 1).
+        learning_rate: η > 0, ηλ <= 1.
+        ridge: λ > 0, strong convexity.
+        lipschitz: L > 0 of one sample's loss.
+        samples: n >= 1.
+        batch_size: b, 1 <= b <= n.
+        epochs: K >= 1 of unlearning.
+
+    Returns:
+        σ of the paper: the noise on the weights is ``sqrt(2η) σ`` per coordinate and step.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Source:
+        Chien et al. 2024, Theorem 3.2 with the loose Z (as the released code computes it); Mironov 2017 (conversion);
+        theory §5.
+
+    Example:
+        >>> setting = {"learning_rate": 1.0, "ridge": 0.04, "lipschitz": 1.0, "samples": 1000, "batch_size": 100}
+        >>> round(chien_sigma(1.0, 1e-5, **setting, epochs=1), 4)
+        0.1944
+    """
+    check_positive(epsilon=epsilon)
+    check_delta(delta)
+    check_steps(epochs)
+    distance = pnsgd_distance(
+        learning_rate=learning_rate, ridge=ridge, lipschitz=lipschitz, samples=samples, batch_size=batch_size
+    )
+    decay = learning_rate * ridge
+    kept = math.exp(epochs * (samples // batch_size) * math.log1p(-decay)) if decay < 1 else 0.0
+    log = -math.log(delta)
+    allowed = epsilon / (math.sqrt(log + epsilon) + math.sqrt(log))
+    return distance * kept / math.sqrt(2 * learning_rate) / allowed

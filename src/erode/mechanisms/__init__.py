@@ -11,18 +11,30 @@ from .clipping import (
     ModelClippingMechanism,
     OutputPerturbationMechanism,
 )
+from .convex import NewtonMechanism, NoisySGDMechanism, ResidualMechanism
 
 __all__ = [
     "BallMechanism",
     "GradientClippingMechanism",
     "Mechanism",
     "ModelClippingMechanism",
+    "NewtonMechanism",
+    "NoisySGDMechanism",
     "OutputPerturbationMechanism",
+    "ResidualMechanism",
     "mechanism",
 ]
 
 _BY_NAME: dict[str, type[Mechanism]] = {
-    kind.name: kind for kind in (GradientClippingMechanism, ModelClippingMechanism, OutputPerturbationMechanism)
+    kind.name: kind
+    for kind in (
+        GradientClippingMechanism,
+        ModelClippingMechanism,
+        OutputPerturbationMechanism,
+        ResidualMechanism,
+        NewtonMechanism,
+        NoisySGDMechanism,
+    )
 }
 
 

@@ -1,0 +1,168 @@
+"""Certified unlearning of a convex head by more epochs of projected noisy SGD."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from ..accounting import pnsgd_epochs
+from ..certificate import Target
+from ..mechanisms import NoisySGDMechanism
+from ..ridge import RidgeObjective, noisy_sgd
+from .head_operator import HeadOperator, head_of
+from .noisy_learning import Process, head_digest
+
+
+class ProjectedNoisySGD(HeadOperator):
+    """Go on with projected noisy SGD on the retained data until what differed has faded into the noise.
+
+    ``w ← Π_R(w - η ∇F_B(w) + σξ)``, fixed cyclic batches. With ``learned``, the file of a
+    :class:`~erode.callbacks.NoisyLearning` run or of an earlier request, the start is known to be within Z of a model
+    that never saw the forget set, however long it was trained; several requests add up by ``Z ← c^{Kn/b} Z + Z_B``.
+    Without it, or where it is smaller, the diameter 2R of the ball is used, which holds for any start.
+
+    Guarantee: certified (ε, δ), for a strongly convex head, compared with the same process on the retained data.
+    Stores the features of the training set while it runs. One pass over them per epoch.
+
+    Args:
+        samples: n, images of the training set.
+        changed: m, images of which any label changed with this request.
+        epsilon: ε asked for; None if ``sigma`` is given with a number of epochs.
+        delta: δ.
+        epochs: K >= 1, or ``auto``: the fewest that reach ``epsilon`` with ``sigma``.
+        learned: ``noisy_learning.json`` that belongs to the weights.
+        learning_rate: η, at most ``1/(1/2 + λ)``.
+        ridge: λ of the module.
+        batch_size: b.
+        radius: R > 0. The minimiser lies within ``sqrt(2 ln K / λ)``, K classes.
+        anchor: see :class:`~erode.callbacks.head_operator.HeadOperator`.
+        sigma: σ of each step, on the weights (``sqrt(2η)`` times that of the paper).
+        seed: debugging only: no certificate.
+        folder: see :class:`~erode.callbacks.UnlearningOperator`.
+
+    Raises:
+        ValueError: for arguments out of range, or other than those of ``learned``.
+        MisconfigurationException: see :class:`~erode.callbacks.head_operator.HeadOperator`; also for another n, and for
+            weights that ``learned`` does not belong to.
+
+    Source:
+        Chien et al. 2024; account by Bok, Su and Altschuler 2024; theory §5.
+
+    Example:
+        >>> operator = ProjectedNoisySGD(samples=1000, changed=1, epochs=5, ridge=0.05, radius=5.0, delta=1e-5)
+        >>> operator.mechanism.steps, f"{operator.mechanism.sigma:.2e}"
+        (310, '1.45e-06')
+    """
+
+    paper = "Chien et al. 2024, with the exact account"
+    stores = "features of the training set, while it runs; where the process stands"
+
+    def __init__(
+        self,
+        samples: int,
+        changed: int,
+        epsilon: float | None = 1.0,
+        delta: float = 1e-7,
+        epochs: int | Literal["auto"] = 1,
+        learned: str | Path | None = None,
+        learning_rate: float = 1.0,
+        ridge: float = 1e-3,
+        batch_size: int = 16,
+        radius: float = 50.0,
+        anchor: str | Path | None = None,
+        sigma: float | None = None,
+        seed: int | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        if not 1 <= batch_size <= samples or not radius > 0 or changed < 0:
+            raise ValueError(
+                f"batch_size must be between 1 and samples, changed >= 0 and radius > 0; got batch_size = {batch_size} "
+                f"of samples = {samples}, changed = {changed} and radius = {radius}"
+            )
+        self.samples = samples
+        self.changed = changed
+        self.epsilon = epsilon
+        self.delta = delta
+        self.epochs = epochs
+        self.learned = learned
+        self.learning_rate = learning_rate
+        self.ridge = ridge
+        self.batch_size = self.objective_batch_size = batch_size
+        self.radius = radius
+        self.sigma = sigma
+        self._process = None if learned is None else Process.load(learned)
+        super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, seed, folder)
+
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse weights that the process did not end in."""
+        super().prepare(trainer, module)
+        if self._process is not None and self._process.weights != head_digest(head_of(module, type(self).__name__)):
+            raise MisconfigurationException(
+                f"{self.learned} belongs to other weights: nothing is known of how these were learnt; give the file "
+                "written with them, or learned=None, which counts the whole ball"
+            )
+
+    def move(self, objective: RidgeObjective, start: Tensor) -> Tensor | None:
+        """The last iterate."""
+        self.check_samples(objective, self.samples)
+        batches = self.samples // self.batch_size
+        return noisy_sgd(
+            objective.batch_gradient, start, batches=batches, epochs=self.mechanism.steps // batches,
+            learning_rate=self.learning_rate, radius=self.radius, add_noise=self.add_noise,
+        )  # fmt: skip
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Release, and say where the process stands for the next request."""
+        super().on_train_end(trainer, pl_module)
+        if self.released and trainer.is_global_zero:
+            mechanism = self.mechanism
+            assert isinstance(mechanism, NoisySGDMechanism)
+            Process(
+                learning_rate=self.learning_rate, ridge=self.ridge, samples=self.samples, batch_size=self.batch_size,
+                radius=self.radius, sigma=mechanism.sigma, carried=mechanism.left(),
+                epochs=mechanism.trained_epochs + mechanism.steps // mechanism.batches,
+                weights=head_digest(head_of(pl_module, type(self).__name__)),
+            ).save(self._release_to)  # fmt: skip
+
+    def _mechanism(self) -> NoisySGDMechanism:
+        shared: dict[str, Any] = {
+            "reference": "retrained",
+            "learning_rate": self.learning_rate,
+            "ridge": self.ridge,
+            "batches": self.samples // self.batch_size,
+            "batch_size": self.batch_size,
+        }
+        whole_ball: dict[str, Any] = {"changed": 0, "trained_epochs": 0, "start": 2 * self.radius, "carried": 0.0}
+        choices = [whole_ball]
+        if self._process is not None:
+            self._check_process(self._process)
+            known = {"trained_epochs": self._process.epochs, "start": 0.0, "carried": self._process.carried}
+            choices.append({"changed": self.changed, **known})
+        trials = [NoisySGDMechanism(**shared, **choice, steps=1, sigma=1.0) for choice in choices]
+        nearest = min(range(len(choices)), key=lambda index: trials[index].initial_distance())
+        constants = {**shared, **choices[nearest]}
+        batches = self.samples // self.batch_size
+        if self.epochs != "auto":
+            return NoisySGDMechanism.from_target(
+                self.epsilon, self.delta, self.sigma, steps=self.epochs * batches, **constants
+            )
+        if self.epsilon is None or self.sigma is None:
+            raise ValueError("epochs='auto' needs epsilon and sigma; or give a number of epochs")
+        epochs = pnsgd_epochs(
+            self.epsilon, self.delta, distance=trials[nearest].initial_distance(), learning_rate=self.learning_rate,
+            ridge=self.ridge, batches=batches, sigma=self.sigma,
+        )  # fmt: skip
+        return NoisySGDMechanism(steps=epochs * batches, sigma=self.sigma, **constants)
+
+    def _check_process(self, process: Process) -> None:
+        names = ("learning_rate", "ridge", "samples", "batch_size", "radius")
+        other = [name for name in names if getattr(process, name) != getattr(self, name)]
+        if other:
+            raise ValueError(
+                f"{self.learned} was made with another {' and '.join(other)}; the account holds for one process, so "
+                "give those of the file"
+            )

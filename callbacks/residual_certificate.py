@@ -1,0 +1,85 @@
+"""Certified unlearning of a convex head: minimise on retained data, then one Gaussian."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ..accounting import ConvexReference
+from ..certificate import Target
+from ..mechanisms import ResidualMechanism
+from ..ridge import RidgeObjective, minimise
+from .head_operator import HeadOperator
+
+
+class ResidualCertificate(HeadOperator):
+    """Minimise the retained objective to a gradient of τ, then add noise ``σ = (τ/λ)/μ``.
+
+    ``‖w - w*‖ ≤ ‖∇F(w)‖/λ`` for a λ-strongly convex F, so wherever the search started, the result hides behind noise
+    of that size. The gradient is measured in double precision over all retained data; where it stays above τ,
+    nothing is released and the certificate says why. τ is a solver's tolerance, so the noise is negligible.
+
+    Guarantee: certified (ε, δ), for a strongly convex head. Stores the features of the training set while it runs;
+    about ten passes over them.
+
+    Args:
+        epsilon: ε asked for; None if ``sigma`` is given.
+        delta: δ.
+        tolerance: τ > 0, fixed before the data are seen.
+        ridge: λ of the module; the guarantee rests on it, so it is given here too.
+        reference: see :data:`~erode.accounting.ConvexReference`.
+        anchor: see :class:`~erode.callbacks.head_operator.HeadOperator`.
+        sigma: σ; then ε follows.
+        seed: debugging only: no certificate.
+        folder: see :class:`~erode.callbacks.UnlearningOperator`.
+
+    Raises:
+        ValueError: for arguments out of range.
+        MisconfigurationException: see :class:`~erode.callbacks.head_operator.HeadOperator`.
+
+    Source:
+        Guo et al. 2020, Neel et al. 2021 (idea); theory §5.
+
+    Example:
+        >>> operator = ResidualCertificate(epsilon=1.0, delta=1e-5, tolerance=1e-9, ridge=1e-3)
+        >>> f"{operator.mechanism.sigma:.2e}"
+        '3.73e-06'
+    """
+
+    paper = "residual certificate, after Guo et al. 2020 and Neel et al. 2021"
+    stores = "features of the training set, while it runs"
+
+    def __init__(
+        self,
+        epsilon: float | None = 1.0,
+        delta: float = 1e-7,
+        tolerance: float = 1e-9,
+        ridge: float = 1e-3,
+        reference: ConvexReference = "minimiser",
+        anchor: str | Path | None = None,
+        sigma: float | None = None,
+        seed: int | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        self.epsilon = epsilon
+        self.delta = delta
+        self.tolerance = tolerance
+        self.ridge = ridge
+        self.reference = reference
+        self.sigma = sigma
+        mechanism = ResidualMechanism.from_target(
+            epsilon, delta, sigma, tolerance=tolerance, ridge=ridge, reference=reference
+        )
+        super().__init__(mechanism, Target(epsilon=epsilon, delta=delta), anchor, seed, folder)
+
+    def move(self, objective: RidgeObjective, start: Tensor) -> Tensor | None:
+        """The minimiser to τ, with noise."""
+        weights, norm, _ = minimise(objective, start, self.tolerance)
+        if not norm <= self.tolerance:
+            self._why_not = (
+                f"the gradient over the retained data did not come below tolerance = {self.tolerance:.3g}; raise "
+                "tolerance (the noise grows with it) or ridge"
+            )
+            return None
+        return self.add_noise(weights)
