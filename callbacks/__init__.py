@@ -11,8 +11,8 @@ from .noisy_learning import NoisyLearning
 from .operator import UnlearningOperator
 from .output_perturbation import OutputPerturbation
 from .prediction_writer import PredictionWriter
-from .relearn_timer import RelearnTimer
 from .projected_noisy_sgd import ProjectedNoisySGD
+from .relearn_timer import RelearnTimer
 from .residual_certificate import ResidualCertificate
 from .retrain import Retrain
 from .rewind import Rewind
@@ -29,8 +29,8 @@ __all__ = [
     "OutputPerturbation",
     "PredictionGallery",
     "PredictionWriter",
-    "RelearnTimer",
     "ProjectedNoisySGD",
+    "RelearnTimer",
     "ResidualCertificate",
     "Retrain",
     "Rewind",

@@ -1,10 +1,11 @@
 """LightningModules."""
 
+from .pixel_head import PixelHead
 from .restoration import RestorationModule
 from .segmentation import SegmentationModule
 
-__all__ = ["RestorationModule", "SegmentationModule"]
-from .pixel_head import PixelHead
-from .segmentation import SegmentationModule
-
-__all__ = ["PixelHead", "SegmentationModule"]
+__all__ = [
+    "PixelHead",
+    "RestorationModule",
+    "SegmentationModule",
+]
