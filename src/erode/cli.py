@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
 from ._version import __version__
 from .anchor import make_anchor
+from .audit import audit
 from .callbacks import ExposureLedger, PredictionWriter
 from .callbacks.exposure_ledger import INITIALISATION
 from .callbacks.operator import operators_of
@@ -232,9 +233,13 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "report": report,
     "rewind": rewind,
     "verify": verify,
+    "audit": audit,
     "completion": completion,
 }
 """Verbs that need no Trainer of their own."""
+
+COMPOSED_VERBS = {"audit"}
+"""Those whose required arguments have names, so that configurations can give them; other verbs take files in order."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -242,7 +247,9 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments and arguments[0] in PLAIN_VERBS:
-        written = auto_cli(PLAIN_VERBS[arguments[0]], args=arguments[1:], prog=f"erode {arguments[0]}")
+        verb, rest = arguments[0], arguments[1:]
+        by_name = verb in COMPOSED_VERBS
+        written = auto_cli(PLAIN_VERBS[verb], args=rest, prog=f"erode {verb}", as_positional=not by_name)
         if written is not None:
             print(written)
     else:

@@ -1,7 +1,8 @@
-"""A certificate must be able to fail: the linear case, in which the account is exact, and mutations of the step.
+"""A certificate must be able to fail: the linear case, in which the account is exact.
 
 One parameter of 100,000 coordinates is 100,000 independent runs in one dimension: clipping the whole vector to
 C √n clips each coordinate to C, as all have the same gradient. So the real optimiser, update and noise are audited.
+What the audit catches stands in test_mutations.py.
 """
 
 import math
@@ -66,11 +67,11 @@ def spread_agrees(sample, expected_variance):
     return stats.chi2.ppf(0.0005, RUNS - 1) < statistic < stats.chi2.ppf(0.9995, RUNS - 1)
 
 
-def audit(operator_class=GradientClipping, reference="retrained"):
+def audit(reference):
     """Lower bound on μ between the two worst runs, and whether their spread is what was promised."""
     narrow = GradientClipping(epsilon=EPSILON, delta=DELTA, radius=1.0, clip_norm=1.0, reference=reference, **CONSTANTS)
     assert narrow.mechanism.mu() == pytest.approx(MU, rel=1e-6)
-    operator = wide(operator_class, narrow, **CONSTANTS)
+    operator = wide(GradientClipping, narrow, **CONSTANTS)
     far = {"retrained": (-1e3, pushing(-1)), "anchor": (0.0, pushing(-1)), "noise": (0.0, torch.zeros_like)}
     high = released(operator, 1e3, pushing(+1), b"one")
     low = released(operator, *far[reference], b"another")
@@ -81,7 +82,7 @@ def audit(operator_class=GradientClipping, reference="retrained"):
 
 @pytest.mark.parametrize("reference", ["retrained", "anchor", "noise"])
 def test_gradient_clipping_is_certified_tightly(reference):
-    bound, spread = audit(reference=reference)
+    bound, spread = audit(reference)
     assert 0.9 * MU <= bound <= MU
     assert spread
 
@@ -112,58 +113,3 @@ def test_model_clipping_is_certified_tightly_at_epsilon_zero(steps):
     above = stats.beta.ppf(1 - tail, rates[1] + 1, RUNS - rates[1])
     certified = narrow.mechanism.delta(0.0)
     assert 0.9 * certified <= below - above <= certified
-
-
-class NoNoise(GradientClipping):
-    def add_noise(self, weights):
-        """Left out."""
-
-
-class HalfNoise(GradientClipping):
-    def add_noise(self, weights):
-        before = [w.detach().clone() for w in weights]
-        super().add_noise(weights)
-        with torch.no_grad():
-            for weight, start in zip(weights, before, strict=True):
-                weight.copy_((weight + start) / 2)
-
-
-class ClipBeforeAllReduce(GradientClipping):
-    """Four micro-batches, each clipped, then summed: nobody clips the sum."""
-
-    def update(self, weights, gradients, anchor):
-        gradients = [g.clone() for g in gradients]
-        for _ in range(4):
-            super().update(weights, gradients, [w.detach() for w in weights])
-        decay = self.learning_rate * self.weight_decay
-        torch._foreach_lerp_(list(weights), list(anchor), decay)
-
-
-class MomentumLeftOn(GradientClipping):
-    def update(self, weights, gradients, anchor):
-        before = [w.detach().clone() for w in weights]
-        super().update(weights, gradients, anchor)
-        step = [w - b for w, b in zip(weights, before, strict=True)]
-        self.velocity = [0.9 * v + s for v, s in zip(getattr(self, "velocity", step), step, strict=True)]
-        for weight, start, velocity in zip(weights, before, self.velocity, strict=True):
-            weight.copy_(start + velocity)
-
-
-class RepeatedNoise(GradientClipping):
-    def add_noise(self, weights):
-        if not hasattr(self, "captured"):
-            self.captured = self._noise.draw(weights, 0)
-        torch._foreach_add_(list(weights), self.captured, alpha=self.mechanism.sigma)
-
-
-@pytest.mark.parametrize("mutation", [NoNoise, HalfNoise, ClipBeforeAllReduce, MomentumLeftOn])
-def test_the_audit_catches(mutation):
-    """The lower bound on μ exceeds what was certified: the certificate is shown to be false."""
-    bound, _ = audit(mutation)
-    assert bound > MU
-
-
-def test_the_audit_catches_repeated_noise():
-    """It hides more in this case, not less; but it is not the noise that was promised: the spread gives it away."""
-    _, spread = audit(RepeatedNoise)
-    assert not spread

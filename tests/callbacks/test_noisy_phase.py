@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
-from erode.callbacks.running_statistics import RunningStatistics
 from erode.certificate import VerificationError
 from erode.verify import check_certificate, verify
 from erode.weights import load_weights, save_weights, weights_digest
@@ -235,15 +234,6 @@ def test_a_buffer_equal_to_the_anchors_is_fine_and_another_is_not(tmp_path):
     module.network.memory.add_(1)
     with pytest.raises(MisconfigurationException, match=r"network\.memory is neither"):
         fit(module, tmp_path / "b", GradientClipping(steps=STEPS, anchor=path))
-
-
-def test_buffers_that_are_not_reset_are_refused(tmp_path, monkeypatch):
-    """Mutation: the reset of running statistics left out."""
-    monkeypatch.setattr(RunningStatistics, "reset", lambda self: [])
-    module = Module()
-    module.network(torch.randn(4, 3, 8, 8))
-    with pytest.raises(MisconfigurationException, match="running_mean is neither exposed"):
-        fit(module, tmp_path, GradientClipping(steps=STEPS))
 
 
 # What ends too early --------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from erode.metrics import (
     GroupIoU,
     ImageAUROC,
     LinearProbe,
+    MembershipInference,
     ProbabilityDistance,
     RadialDice,
     RobustAUROC,
@@ -44,6 +45,10 @@ def make_metrics(**kwargs):
         "dice": (SegmentationDice(3, **kwargs), ("pred", "mask")),
         "outcome": (ForegroundOutcome(3, **kwargs), ("pred", "mask")),
         "auroc": (ImageAUROC(**kwargs), ("scores", "labels")),
+        "membership": (
+            MembershipInference(bootstrap=25, **kwargs),
+            ("pixel_scores", "atoms", "member", "image", "stratum", "cluster"),
+        ),
         "robust": (RobustAUROC(**kwargs), ("scores", "labels", "flags")),
         "completeness": (Completeness(3, **kwargs), ("pred", "mask", "forget")),
         "distance": (ProbabilityDistance(**kwargs), ("probs", "reference", "forget")),
@@ -71,7 +76,10 @@ def make_data():
         maps[name] = torch.randn(IMAGES, 3, 7, 5, generator=generator).softmax(1)
     images["guesses"] = torch.randint(2, (IMAGES,), generator=generator)
     images["features"] = torch.randn(IMAGES, 4, generator=generator)
-    return maps | {"artefact": artefact} | images
+    atoms = {"pixel_scores": torch.randn(IMAGES, 7, 5, generator=generator), "atoms": maps["mask"] > 0}
+    numbers = {"member": torch.arange(IMAGES) % 3 > 0, "image": torch.arange(IMAGES).flip(0)}
+    numbers |= {"stratum": torch.arange(IMAGES) % 2, "cluster": torch.arange(IMAGES) // 2}
+    return maps | {"artefact": artefact} | images | atoms | numbers
 
 
 def evaluate(indices, counted, **kwargs):
@@ -83,6 +91,11 @@ def evaluate(indices, counted, **kwargs):
         values[name] = dict(value) if isinstance(value, dict) else {"value": value}
         if isinstance(metric, GlobalSpuriousInformation):
             values[name] |= vars(metric.result())
+        if isinstance(metric, MembershipInference):
+            result = metric.result()
+            values[name] |= {
+                f"{level}_{k}": v for level in ("atom", "image") for k, v in vars(vars(result)[level]).items()
+            }
     return values
 
 

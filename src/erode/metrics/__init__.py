@@ -17,11 +17,13 @@ from .indistinguishability import PixelIndistinguishability, pixel_indistinguish
 from .information import deviance_residuals, miller_madow_bias, root_interval, table_information
 from .layers import LayerDistance, layer_distances
 from .leakage import SpuriousLeakage, leakage_rates
+from .membership import Attack, Membership, MembershipInference
 from .outcome import ForegroundOutcome
 from .prevalence import SweepPoint, prevalence_sweep, prevalence_weights, weighted_auroc, weighted_mean
 from .probe import LinearProbe, pooled_features, ridge_logistic
 from .radial import RadialDice
 from .relearning import RelearnTime, anamnesis_index, recovery_threshold, relearn_time
+from .resampling import exact_binomial, roc_points
 from .scores import component_probability, foreground_probability, mean_probability, positive_by_area
 from .slices import SliceCounts
 from .specificity import (
@@ -40,6 +42,7 @@ from .spurious import (
 from .subsets import balanced_subset, inverted_subset
 
 __all__ = [
+    "Attack",
     "BoxTightness",
     "CertifiedInterval",
     "Completeness",
@@ -52,6 +55,8 @@ __all__ = [
     "ImageAUROC",
     "LayerDistance",
     "LinearProbe",
+    "Membership",
+    "MembershipInference",
     "PixelIndistinguishability",
     "ProbabilityDistance",
     "RadialDice",
@@ -70,6 +75,7 @@ __all__ = [
     "certified_interval",
     "component_probability",
     "deviance_residuals",
+    "exact_binomial",
     "foreground_probability",
     "image_dice",
     "information_gap_bound",
@@ -92,6 +98,7 @@ __all__ = [
     "refinement_advice",
     "relearn_time",
     "ridge_logistic",
+    "roc_points",
     "root_interval",
     "spurious_information_closed_form",
     "table_information",
