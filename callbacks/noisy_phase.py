@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from ..accounting import NoisyIteration
 from ..certificate import Account, Target
 from ..masks import View
 from ..mechanisms import BallMechanism
+from ..plan import Outlook, Regime, too_many_pixels
 from ..weights import weights_digest
 from .certified import CertifiedOperator
 from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
+from .observation import pixels_per_image
 from .refusals import check_rounding, check_setup
 
 
@@ -86,6 +88,7 @@ class NoisyPhase(CertifiedOperator):
         self._account = NoisyIteration()
         self._taken = 0
         self._handed_back = False
+        self._pixels_checked = False
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
         self._buffers: dict[str, Tensor] = {}
@@ -102,7 +105,7 @@ class NoisyPhase(CertifiedOperator):
         exposed_parameters(module, self.exposed)
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
-        """Clip the weights around the anchor and take over the optimiser."""
+        """Clip the weights around the anchor, say what will be left of them, and take over the optimiser."""
         self._account, self._taken, self._handed_back = NoisyIteration(), 0, False
         del self._record["initial_weights"]  # their hash would let anyone test a guess of the original weights
         drawn = secrets.randbits(63) if self.seed is None else self.seed
@@ -116,6 +119,7 @@ class NoisyPhase(CertifiedOperator):
         with torch.no_grad():
             project_(weights, [anchor.state[name] for name in exposed], self.mechanism.radius)
         check_rounding(weights, self.mechanism.sigma)
+        self._foretell(sum(weight.numel() for weight in weights))
         self._take_over(trainer, module, exposed, anchor)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
@@ -137,6 +141,14 @@ class NoisyPhase(CertifiedOperator):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand back at once where a checkpoint fell between the last certified step and the hand-over."""
         self._hand_back_when_done(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Refuse batches with forget atoms; at the first one, warn of a δ that is large for so many pixels."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        pixels = None if self._pixels_checked else pixels_per_image(batch)
+        self._pixels_checked = True
+        if pixels is not None and (why := too_many_pixels(self.target.delta, pixels)) is not None:
+            rank_zero_warn(f"{type(self).__name__}: {why}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -180,6 +192,14 @@ class NoisyPhase(CertifiedOperator):
             torch._foreach_add_(list(weights), drawn, alpha=self.mechanism.sigma)
         self.mechanism.account_step(self._account)
         self._taken += 1
+
+    def _foretell(self, d: int) -> None:
+        """Say what will be left of the trained weights; nothing that is said depends on them."""
+        delta = self.target.delta
+        epsilon = self.mechanism.epsilon(delta) if self.target.epsilon is None else self.target.epsilon
+        outlook = Outlook(operator=type(self).__name__, mechanism=self.mechanism, epsilon=epsilon, delta=delta, d=d)
+        say = rank_zero_info if outlook.regime is Regime.SURVIVES else rank_zero_warn
+        say(outlook.sentence())
 
     def _take_over(
         self, trainer: Trainer, module: LightningModule, exposed: dict[str, nn.Parameter], anchor: Anchor

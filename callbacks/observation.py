@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,24 @@ def entry(batch: Any, key: Key, argument: str) -> Any:
         raise MisconfigurationException(
             f"the batch has no entry {key!r}, it is {has}; set {argument} to where it is"
         ) from None
+
+
+def pixels_per_image(batch: Any) -> int | None:
+    """Pixels, or voxels, of one image of anyone's batch; None where no image is found.
+
+    The image is the entry ``image`` of a dict, else the first floating-point tensor ``[B, C, *spatial]``.
+
+    Example:
+        >>> pixels_per_image({"image": torch.zeros(2, 3, 8, 4)}), pixels_per_image((torch.zeros(2, 1, 4, 4, 4), 0))
+        (32, 64)
+    """
+    entries = list(batch.values()) if isinstance(batch, Mapping) else batch
+    if isinstance(batch, Mapping) and "image" in batch:
+        entries = [batch["image"]]
+    for value in entries if isinstance(entries, (list, tuple)) else [entries]:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 4:
+            return math.prod(value.shape[2:])
+    return None
 
 
 def class_map(value: Tensor, image: Tensor) -> Tensor:

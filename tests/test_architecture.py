@@ -14,7 +14,7 @@ SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["s
 FOLDERS = {package: REPOSITORY / folder for package, folder in SETTINGS["package-dir"].items()}
 
 ROOMS = {"erode.callbacks", "erode.configs", "erode.datamodules", "erode.lightning_modules"}
-TOP = {"erode.audit", "erode.cli", "erode.comparison", "erode.__main__"}
+TOP = {"erode.audit", "erode.cli", "erode.comparison", "erode.planning", "erode.__main__"}
 
 
 def module_name(package, root, path):

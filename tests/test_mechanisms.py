@@ -92,3 +92,63 @@ def test_no_other_linear_shrink_has_a_smaller_worst_case(name):
         a: float(((a * x - signal) ** 2).sum(1).mean()) for a in (best, 0.9 * best, min(1.0, 1.1 * best), 1.0, 0.0)
     }
     assert error[best] == min(error.values())
+
+
+# What is left after the last step ---------------------------------------------------------------------------------
+
+
+def ball(kind, constants, **changed):
+    return kind(**{"reference": "retrained", "radius": 1.5, "sigma": 0.2, **constants, **changed})
+
+
+def simulate(made, start, d, rng, *, gradient=0.0, runs=200):
+    """Runs of a mechanism around an anchor at 0, from ``start`` along the first axis, all gradients along it too."""
+    x = np.zeros((runs, d))
+    x[:, 0] = start
+    for _ in range(made.steps):
+        if isinstance(made, ModelClippingMechanism):
+            x *= np.minimum(1, made.radius / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300))
+        if isinstance(made, GradientClippingMechanism):
+            x *= 1 - made.learning_rate * made.weight_decay
+            x[:, 0] += made.learning_rate * gradient
+        x += made.sigma * rng.standard_normal(x.shape)
+    return x
+
+
+def test_noise_and_way_of_gradient_clipping_are_those_of_its_worst_run():
+    made = ball(GradientClippingMechanism, {"clip_norm": 2.0, "learning_rate": 0.1, "weight_decay": 1.0, "steps": 12})
+    x = simulate(made, made.radius, 50, np.random.default_rng(0), gradient=made.clip_norm, runs=4000)
+    assert x.std(axis=0) == pytest.approx(made.final_noise(), rel=0.06)
+    assert x[:, 0].mean() == pytest.approx(made.displacement(), rel=0.02)
+    still = simulate(made, made.radius, 50, np.random.default_rng(1), runs=4000)
+    assert still[:, 0].mean() == pytest.approx(made.kept_radius(), rel=0.1)
+
+
+def test_output_perturbation_keeps_the_ball_and_its_one_draw():
+    made = ball(OutputPerturbationMechanism, {})
+    assert (made.final_noise(), made.kept_radius(), made.displacement()) == (0.2, 1.5, 1.5)
+
+
+def test_model_clipping_ends_in_its_ball_and_fresh_noise():
+    made = ball(ModelClippingMechanism, {"steps": 6})
+    assert (made.final_noise(), made.kept_radius(), made.displacement()) == (0.2, 1.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "sigma", "start"), [(1, 0.05, None), (3, 0.05, None), (8, 0.02, None), (3, 0.02, 0.5)]
+)
+def test_what_model_clipping_leaves_of_the_start_is_what_runs_show(steps, sigma, start):
+    """Each projection shrinks the start with the noise of the steps before: many steps leave nothing of it."""
+    made, d = ball(ModelClippingMechanism, {"steps": steps, "sigma": sigma}), 2000
+    signal, noise = made.signal_and_noise(d, start)
+    x = simulate(made, made.radius if start is None else start, d, np.random.default_rng(0))
+    assert x[:, 0].mean() == pytest.approx(signal, rel=0.02)
+    x[:, 0] -= x[:, 0].mean()
+    assert np.sqrt((x**2).sum(axis=1).mean()) == pytest.approx(noise, rel=0.01)
+
+
+def test_closed_form_of_what_model_clipping_leaves():
+    made, d = ball(ModelClippingMechanism, {"steps": 4}), 300
+    rho = 1 / np.sqrt(1 + (made.sigma / made.radius) ** 2 * d)
+    signal, noise = made.signal_and_noise(d)
+    assert signal / noise == pytest.approx(rho**4 / np.sqrt(1 - rho**8))

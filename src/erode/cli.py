@@ -27,6 +27,7 @@ from .callbacks.operator import operators_of
 from .comparison import compare
 from .files import fresh_folder
 from .lightning_modules import SegmentationModule
+from .planning import plan_command
 from .report import report
 from .rewinding import rewind
 from .verify import verify
@@ -91,7 +92,7 @@ class ErodeCLI(LightningCLI):
                 "prog": "erode",
                 "version": __version__,
                 "description": "Remove coarse-mask shortcuts from segmentation models by unlearning.",
-                "epilog": "further verbs: " + ", ".join(f"erode {verb} --help" for verb in PLAIN_VERBS),
+                "epilog": "further verbs: " + ", ".join(f"erode {verb} --help" for verb in (*PLAIN_VERBS, "plan")),
             },
             args=args,
         )
@@ -246,7 +247,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors are raised."""
     os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
     arguments = list(sys.argv[1:] if args is None else args)
-    if arguments and arguments[0] in PLAIN_VERBS:
+    if arguments and arguments[0] == "plan":
+        print(plan_command(arguments[1:]))
+    elif arguments and arguments[0] in PLAIN_VERBS:
         verb, rest = arguments[0], arguments[1:]
         by_name = verb in COMPOSED_VERBS
         written = auto_cli(PLAIN_VERBS[verb], args=rest, prog=f"erode {verb}", as_positional=not by_name)

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 
 import lightning.pytorch as pl
 import pytest
@@ -177,6 +178,54 @@ def test_only_a_head_is_exposed_where_the_rest_is_the_anchors(tmp_path):
     operator = GradientClipping(steps=STEPS, anchor=path, exposed=["network.2.*"])
     fit(module, tmp_path, operator, max_steps=STEPS)
     assert content(tmp_path)["exposed"]["d"] == 4 * 2 + 2
+
+
+# What is said before ---------------------------------------------------------------------------------------------
+
+
+def warnings_of(folder, operator, module=None):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module or Module(), folder, operator)
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("operator_class", OPERATORS)
+def test_a_start_that_will_not_survive_is_foretold_once(operator_class, tmp_path):
+    operator = operator_class(anchor="zeros")
+    operator = operator if operator_class is OutputPerturbation else operator_class(anchor="zeros", steps=STEPS)
+    module = Module()
+    d = sum(parameter.numel() for parameter in module.parameters())
+    said = [text for text in warnings_of(tmp_path, operator, module) if "the start" in text]
+    signal, noise = operator.mechanism.signal_and_noise(d)
+    assert len(said) == 1
+    assert said[0].startswith(f"{operator_class.__name__} at epsilon = 1, delta = 1e-07 with {d} exposed parameters")
+    assert f"noise {noise:.3g}, ratio {signal / noise:.2g}" in said[0]
+    assert "the start will not survive: this is a re-initialisation; retrain exactly on the retain view" in said[0]
+
+
+def test_what_is_foretold_does_not_depend_on_the_trained_weights(tmp_path):
+    said = []
+    for run in ("a", "b"):
+        torch.manual_seed(len(said))
+        said += [text for text in warnings_of(tmp_path / run, OutputPerturbation()) if "the start" in text]
+    assert len(said) == 2
+    assert said[0] == said[1]
+
+
+def test_a_start_that_survives_is_no_reason_to_warn(tmp_path):
+    operator = OutputPerturbation(epsilon=None, sigma=1e-3, radius=1.0)
+    assert not [text for text in warnings_of(tmp_path, operator) if "the start" in text]
+
+
+@pytest.mark.parametrize(("delta", "warned"), [(1e-3, True), (1e-5, False)])
+def test_a_delta_that_is_large_for_the_pixels_of_an_image_is_warned_of_once(delta, warned, tmp_path):
+    """64 pixels: δ·|Λ| = 0.064, or 0.00064."""
+    said = [text for text in warnings_of(tmp_path, OutputPerturbation(delta=delta)) if "pixels" in text]
+    assert len(said) == warned
+    if warned:
+        assert "delta = 0.001 times 64 pixels per image is 0.064" in said[0]
+        assert "choose delta <= 0.0001" in said[0]
 
 
 # What is refused ------------------------------------------------------------------------------------------------

@@ -63,17 +63,27 @@ class Mechanism(ABC):
             self.account_step(account)
         return account
 
-    def final_noise(self) -> float:
-        """σ_f: standard deviation, per coordinate, of the noise of all steps as it stands after the last."""
-        variance = 0.0
-        contraction, _ = self.bounds()
-        for _ in range(self.steps):
-            variance = variance * contraction**2 + self.sigma**2
-        return math.sqrt(variance)
-
     def mu(self) -> float:
         """μ of all steps together."""
         return self.account().mu(self.initial_distance())
+
+    def final_noise(self) -> float:
+        """σ_f: standard deviation per coordinate of all noise that is there after the last step, ``sqrt(V_T)``."""
+        variance = 0.0
+        for _, rise, gap in self.account().blocks:
+            variance = variance * gap * gap + rise
+        return math.sqrt(variance)
+
+    def displacement(self) -> float:
+        """Largest distance from the anchor after the last step, but for the noise: ``D_T`` of a start Δ away."""
+        distance = self.initial_distance()
+        for rise, _, gap in self.account().blocks:
+            distance = distance * gap + rise
+        return distance
+
+    def kept_radius(self) -> float:
+        """Largest norm of what is left of the trained start after the last step: ``Δ ∏c``."""
+        return self.initial_distance() * math.prod(gap for _, _, gap in self.account().blocks)
 
     def delta(self, epsilon: float) -> float:
         """Smallest δ at ``epsilon``."""

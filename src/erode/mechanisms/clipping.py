@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -40,8 +41,8 @@ class BallMechanism(Mechanism):
         return initial_distance(self.reference, self.radius)
 
     def kept_radius(self) -> float:
-        """Largest norm, around the anchor, of what is left of the trained weights after the last step."""
-        return self.radius
+        """``C0 ∏c``."""
+        return self.radius * self.bounds()[0] ** self.steps
 
     def displacement(self) -> float:
         """R: largest distance from the anchor that the last step leads to, noise apart."""
@@ -68,6 +69,19 @@ class BallMechanism(Mechanism):
         """
         largest = self.displacement() ** 2
         return largest / (largest + parameters * self.final_noise() ** 2)
+
+    def signal_and_noise(self, d: int, start: float | None = None) -> tuple[float, float]:
+        """Norms of what is left of the trained start, and of all that is noise, after the last step.
+
+        A prediction for many coordinates, not part of the guarantee; what gradients of retained data add is neither.
+
+        Args:
+            d: exposed parameters, >= 1.
+            start: distance of the trained weights from the anchor, >= 0, before they are clipped to the ball; None =
+                as far as the ball allows.
+        """
+        share = 1.0 if start is None else min(1.0, start / self.radius)
+        return self.kept_radius() * share, self.final_noise() * math.sqrt(d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +115,6 @@ class GradientClippingMechanism(BallMechanism):
         contraction = 1 - self.learning_rate * self.weight_decay
         return contraction, gradient_shift(self.reference, self.clip_norm, self.learning_rate)
 
-    def kept_radius(self) -> float:
-        """``c^T C0``."""
-        return self.radius * (1 - self.learning_rate * self.weight_decay) ** self.steps
-
     def displacement(self) -> float:
         """``c^T C0 + γ C1 Σ c^k``."""
         return self.kept_radius() + self.learning_rate * self.clip_norm * geometric_sum(
@@ -135,6 +145,22 @@ class ModelClippingMechanism(BallMechanism):
     def bounds(self) -> tuple[float, float]:
         """Two points of a ball, however far apart they were: nothing of the distance before is left."""
         return 0.0, self.radius if self.reference == "noise" else 2 * self.radius
+
+    def kept_radius(self) -> float:
+        """C2: the last projection allows no more; most of it is noise of the steps before where these were many."""
+        return self.radius
+
+    def signal_and_noise(self, d: int, start: float | None = None) -> tuple[float, float]:
+        """See the base class. Each projection shrinks the start and the noise of earlier steps alike.
+
+        For ``start = C2`` their ratio r is ``ρ^T / sqrt(1 - ρ^{2T})``, ``ρ² = C2² / (C2² + σ²d)``.
+        """
+        fresh = self.sigma**2 * d
+        signal, noise = self.radius if start is None else min(start, self.radius), fresh
+        for _ in range(self.steps - 1):
+            shrink = min(1.0, self.radius / math.sqrt(signal**2 + noise))
+            signal, noise = signal * shrink, noise * shrink**2 + fresh
+        return signal, math.sqrt(noise)
 
     def delta(self, epsilon: float) -> float:
         """The contraction of all steps; for the pure-noise reference, which does not contract, the last one."""
@@ -187,4 +213,5 @@ class OutputPerturbationMechanism(BallMechanism):
     @classmethod
     def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
         """See the base class."""
-        return cls(sigma=output_perturbation_sigma(epsilon, delta, **constants) * SLACK, **constants)
+        ball = {name: value for name, value in constants.items() if name != "steps"}
+        return cls(sigma=output_perturbation_sigma(epsilon, delta, **ball) * SLACK, **constants)

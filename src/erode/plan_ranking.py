@@ -1,0 +1,272 @@
+"""Every unlearning operator for one network and target, best first, each with a sentence why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .accounting._checks import check_delta
+from .mechanisms import BallMechanism, Mechanism
+from .plan import Outlook, Regime, cheapest, remedies, why_cheapest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An unlearning operator as its class describes itself.
+
+    Args:
+        operator: name.
+        guarantee: ``exact``, ``certified`` or ``approximate``.
+        paper: where it comes from.
+        stores: what it needs kept beside the weights.
+        evaluations_per_step: gradient evaluations of one batch.
+        mechanism: constants of a certified operator; the noise is calibrated anew for each target.
+        noisy_evaluations: gradient evaluations of its noisy phase; None = unknown.
+        why_not: why a certified operator brings no mechanism.
+    """
+
+    operator: str
+    guarantee: str
+    paper: str
+    stores: str = "nothing"
+    evaluations_per_step: float = 1.0
+    mechanism: Mechanism | None = None
+    noisy_evaluations: float | None = None
+    why_not: str | None = None
+
+    @property
+    def reference(self) -> str | None:
+        """What the certificate compares with; None where there is no certificate, or no choice."""
+        return None if self.mechanism is None else self.mechanism.reference
+
+    def at(self, epsilon: float, delta: float) -> Mechanism:
+        """Its mechanism with the noise that a target needs.
+
+        Raises:
+            ValueError: if it has none, or cannot meet the target.
+        """
+        if self.mechanism is None:
+            raise ValueError(self.why_not or "it brings no noise mechanism")
+        constants = {k: v for k, v in self.mechanism.constants().items() if k not in ("name", "sigma")}
+        try:
+            return type(self.mechanism).calibrated(epsilon, delta, **constants)
+        except (TypeError, NotImplementedError, OverflowError) as error:
+            raise ValueError(f"its noise does not follow from a target alone: {error}") from error
+
+    def outlook(self, epsilon: float, delta: float, d: int, start: float | None) -> Outlook:
+        """What it leaves of a network at a target.
+
+        Raises:
+            ValueError: if it does not start from the trained weights in a ball, or cannot meet the target.
+        """
+        made = self.at(epsilon, delta)
+        if not isinstance(made, BallMechanism):
+            raise ValueError(f"{self.operator} does not start from the trained weights")
+        return Outlook(
+            operator=self.operator, mechanism=made, epsilon=epsilon, delta=delta, d=d, start=start,
+            evaluations=self.noisy_evaluations,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """One line of the ranking."""
+
+    candidate: Candidate
+    noise: float | None
+    """Predicted norm of the noise; None = there is none, or it is not known."""
+    outlook: Outlook | None
+    """What is left of the trained weights, for mechanisms that start from them."""
+    why: str
+
+    @property
+    def group(self) -> int:
+        """Smaller is better: a certified start that survives, exact, certified by regime, not planned, no guarantee."""
+        if self.candidate.guarantee == "exact":
+            return 1
+        if self.candidate.guarantee != "certified":
+            return 5
+        if self.outlook is None:
+            return 4 if self.noise is None else 2
+        return {Regime.SURVIVES: 0, Regime.PARTLY: 2, Regime.LOST: 3}[self.outlook.regime]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """All that is said about one ε."""
+
+    epsilon: float
+    outlooks: list[Outlook]
+    ranking: list[Rank]
+    conclusion: str
+    remedies: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What :func:`plan` finds.
+
+    Args:
+        d: exposed parameters.
+        delta: δ.
+        candidates: what was compared.
+        targets: one per ε.
+        start: distance of the trained weights from the anchor; None = unknown.
+        notes: what else should be known before the run.
+    """
+
+    d: int
+    delta: float
+    candidates: Sequence[Candidate]
+    targets: list[Target]
+    start: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "d": self.d,
+            "delta": self.delta,
+            "start": self.start,
+            "notes": self.notes,
+            "targets": [
+                {
+                    "epsilon": target.epsilon,
+                    "conclusion": target.conclusion,
+                    "remedies": target.remedies,
+                    "mechanisms": [_outlook_dict(outlook) for outlook in target.outlooks],
+                    "ranking": [_rank_dict(rank) for rank in target.ranking],
+                }
+                for target in self.targets
+            ],
+        }
+
+
+def plan(
+    candidates: Sequence[Candidate],
+    *,
+    d: int,
+    epsilons: Sequence[float],
+    delta: float,
+    start: float | None = None,
+    weights_norm: float | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan every candidate for every ε; numbers only, so the network may have any size.
+
+    Args:
+        candidates: in the order of the table. An operator that occurs with several references is ranked by the first.
+        d: exposed parameters, >= 1.
+        epsilons: ε > 0 each.
+        delta: δ in (0, 1).
+        start: distance of the trained weights from the anchor; None = unknown.
+        weights_norm: norm of the exposed trained weights; None = unknown.
+        notes: passed on.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> exact = Candidate(operator="Retrain", guarantee="exact", paper="")
+        >>> made = plan([exact], d=52_000, epsilons=[1.0], delta=1e-7)
+        >>> made.targets[0].conclusion
+        'Retrain: no forget atom takes part, so epsilon = 0 and delta = 0 without noise, for training on retained data'
+    """
+    if not epsilons or not all(0 < epsilon < math.inf for epsilon in epsilons):
+        raise ValueError(f"epsilon must be positive numbers, got {list(epsilons)}")
+    check_delta(delta)
+    targets = [_target(candidates, d, epsilon, delta, start, weights_norm) for epsilon in epsilons]
+    return Plan(d=d, delta=delta, candidates=candidates, targets=targets, start=start, notes=list(notes))
+
+
+def _target(
+    candidates: Sequence[Candidate], d: int, epsilon: float, delta: float, start: float | None, norm: float | None
+) -> Target:
+    outlooks: list[Outlook] = []
+    ranks: dict[str, Rank] = {}
+    for candidate in candidates:
+        rank = _rank(candidate, d, epsilon, delta, start)
+        outlooks += [] if rank.outlook is None else [rank.outlook]
+        ranks.setdefault(candidate.operator, rank)
+    ranking = sorted(ranks.values(), key=_order)
+    first = [rank.outlook for rank in ranking if rank.outlook is not None]
+    if not first:
+        return Target(epsilon=epsilon, outlooks=[], ranking=ranking, conclusion=_first(ranking), remedies=[])
+    reference = first[0].mechanism.reference
+    same = [outlook for outlook in first if outlook.mechanism.reference == reference]
+    best = cheapest(same)
+    conclusion = f"{why_cheapest(same)}. {best.regime.value[0].upper()}{best.regime.value[1:]}"
+    return Target(
+        epsilon=epsilon, outlooks=outlooks, ranking=ranking, conclusion=conclusion, remedies=remedies(best, norm)
+    )
+
+
+def _first(ranking: Sequence[Rank]) -> str:
+    return f"{ranking[0].candidate.operator}: {ranking[0].why}"
+
+
+def _order(rank: Rank) -> tuple[int, float, float, bool, str]:
+    """Group; then the larger ratio (in steps of 1 %), fewer evaluations, nothing stored, the name."""
+    ratio = math.inf if rank.outlook is None or rank.outlook.ratio <= 0 else -round(100 * math.log(rank.outlook.ratio))
+    evaluations = rank.candidate.noisy_evaluations or 0.0
+    cost = rank.candidate.evaluations_per_step + evaluations
+    return rank.group, ratio, cost, rank.candidate.stores != "nothing", rank.candidate.operator
+
+
+def _rank(candidate: Candidate, d: int, epsilon: float, delta: float, start: float | None) -> Rank:
+    noise = outlook = None
+    if candidate.guarantee == "exact":
+        why = "no forget atom takes part, so epsilon = 0 and delta = 0 without noise, for training on retained data"
+    elif candidate.guarantee != "certified":
+        why = "promises nothing, so it meets no target; keeps the trained weights"
+    else:
+        try:
+            made = candidate.at(epsilon, delta)
+            noise = made.final_noise() * math.sqrt(d)
+            why = "certified; what its noise leaves of the trained weights is not predicted here"
+            if isinstance(made, BallMechanism):
+                outlook = candidate.outlook(epsilon, delta, d, start)
+                noise, why = outlook.noise, _why(outlook)
+        except ValueError as error:
+            why = f"certified, but not planned: {error}"
+    return Rank(candidate=candidate, noise=noise, outlook=outlook, why=why)
+
+
+def _why(outlook: Outlook) -> str:
+    if outlook.regime is Regime.LOST:
+        return f"the start will not survive (kept / noise = {outlook.ratio:.2g}), so exact retraining costs no more"
+    return f"the start {outlook.regime.short} (kept / noise = {outlook.ratio:.2g})"
+
+
+def _outlook_dict(outlook: Outlook) -> dict[str, Any]:
+    return {
+        "operator": outlook.operator,
+        "constants": outlook.mechanism.constants(),
+        "steps": outlook.mechanism.steps,
+        "sigma": outlook.mechanism.sigma,
+        "final_noise": outlook.mechanism.final_noise(),
+        "kept_signal": outlook.signal,
+        "noise_norm": outlook.noise,
+        "ratio": outlook.ratio,
+        "bound": outlook.bound,
+        "kept_of_trained_distance": outlook.kept,
+        "gradient_evaluations": outlook.evaluations,
+        "regime": outlook.regime.short,
+    }
+
+
+def _rank_dict(rank: Rank) -> dict[str, Any]:
+    return {
+        "operator": rank.candidate.operator,
+        "guarantee": rank.candidate.guarantee,
+        "reference": rank.candidate.reference,
+        "ratio": None if rank.outlook is None else rank.outlook.ratio,
+        "noise_norm": rank.noise,
+        "noisy_evaluations": rank.candidate.noisy_evaluations,
+        "evaluations_per_step": rank.candidate.evaluations_per_step,
+        "stores": rank.candidate.stores,
+        "paper": rank.candidate.paper,
+        "why": rank.why,
+    }

@@ -1,0 +1,268 @@
+"""``erode plan``: the configurations of a run, and what its target would leave of the network, without the run."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from torch import nn
+
+from . import callbacks, lightning_modules  # noqa: F401  # short class names need the import
+from ._version import __version__
+from .accounting import Reference
+from .callbacks import UnlearningOperator
+from .callbacks.exposure import INITIALISATION, anchor_of, exposed_parameters
+from .callbacks.noisy_sgd import vector_norm
+from .datamodules import MaskDataModule
+from .files import fresh_folder
+from .mechanisms import Mechanism
+from .plan import too_many_pixels
+from .plan_ranking import Candidate, plan
+from .plan_report import print_plan, write_plan
+from .weights import load_weights
+
+EPSILONS = (1.0, 3.0, 8.0)
+"""Planned where nobody wished for one."""
+
+DELTA = 1e-7
+"""As the operators' default."""
+
+REFERENCES: tuple[Reference, ...] = ("retrained", "anchor", "noise")
+
+_NOT_HERE = ("ckpt_path", "weights_only", "verbose", "return_predictions")
+"""What the saved configuration of a run may hold beside its sections."""
+
+
+class PlanCLI(LightningCLI):
+    """Reads the configurations of ``erode fit`` and ``erode unlearn``; makes the model and the operator, nothing else.
+
+    Without weights to measure, the model is made on PyTorch's meta device, so that its size costs nothing.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self._given = args
+        super().__init__(
+            LightningModule,
+            trainer_class=Trainer,
+            save_config_callback=None,
+            subclass_mode_model=True,
+            run=False,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "prog": "erode plan",
+                "version": __version__,
+                "description": "What a target (ε, δ) would leave of the trained weights, by mechanism, before it is "
+                "paid for. Takes the configurations of erode fit; an operator among trainer.callbacks is planned with "
+                "its own constants.",
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The target, what to measure and where to write."""
+        parser.add_argument("--epsilon", type=float, nargs="+", help="ε wished for, one or more (default: 1 3 8)")
+        parser.add_argument("--delta", type=float | None, default=None, help="δ (default: the operator's, or 1e-7)")
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Measure the distance of these weights from the anchor: .safetensors or a checkpoint",
+        )
+        parser.add_argument(
+            "--out", type=str | None, default=None, help="Folder for plan.json and plan.png (default: runs/plan-N)"
+        )
+        parser.add_argument("--optimizer", type=Any, default=None, help="not used: a run's configuration may hold it")
+        parser.add_argument("--lr_scheduler", type=Any, default=None, help="not used, likewise")
+        for name in _NOT_HERE:
+            parser.add_argument(f"--{name}", type=Any, default=None, help="not used, likewise")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """As Lightning does, without its warning that a program has arguments of its own."""
+        self.config = parser.parse_args(self._given)
+
+    def instantiate_classes(self) -> None:
+        """Make all but the Trainer, whose devices need not be here."""
+        if self.config.init_from is not None:
+            self.config_init = self.parser.instantiate_classes(self.config)
+            return
+        try:
+            with torch.device("meta"):
+                self.config_init = self.parser.instantiate_classes(self.config)
+        except Exception:  # some networks look at values when they are made; what is really wrong is raised again
+            self.config_init = self.parser.instantiate_classes(self.config)
+
+
+class Measured(NamedTuple):
+    """What is known of a network's weights."""
+
+    d: int
+    """Exposed parameters."""
+    start: float | None
+    """Distance of the trained weights from the anchor; None = no trained weights."""
+    weights_norm: float | None
+    """Norm of the exposed trained weights."""
+
+
+def plan_command(args: Sequence[str]) -> str:
+    """Run ``erode plan``.
+
+    Args:
+        args: the command line after ``plan``.
+
+    Returns:
+        Where the JSON and the picture are, for people.
+
+    Raises:
+        MisconfigurationException: for two operators, or for parameters that the operator could not unlearn.
+        ValueError: for targets out of range, or weights of another architecture.
+    """
+    cli = PlanCLI(args)
+    given = cli.config_init
+    operator = _operator(given.trainer.callbacks or [])
+    delta = given.delta or getattr(operator, "delta", None) or DELTA
+    folder = None if given.out is None else Path(given.out)
+    if folder is not None and (folder / "plan.json").exists():
+        raise MisconfigurationException(
+            f"{folder} already holds a plan, and nothing is overwritten; give another --out"
+        )
+    measured = measure(given.model, operator, given.init_from)
+    made = plan(
+        candidates(operator, delta),
+        d=measured.d,
+        epsilons=given.epsilon or _own_epsilons(operator, delta) or EPSILONS,
+        delta=delta,
+        start=measured.start,
+        weights_norm=measured.weights_norm,
+        notes=_notes(given.data, delta, measured),
+    )
+    print_plan(made)
+    folder = folder or fresh_folder("runs", "plan")
+    write_plan(made, folder)
+    return f"plan: {', '.join(str(path) for path in sorted(folder.glob('plan.*')))}"
+
+
+def measure(module: nn.Module, operator: UnlearningOperator | None, weights: str | None) -> Measured:
+    """Count exposed parameters and, given trained weights, measure how far they are from the anchor.
+
+    Args:
+        module: of any device if there are no weights, else on the CPU; holds the weights afterwards.
+        operator: its ``anchor`` and ``exposed`` are used, where it has them.
+        weights: file of the trained weights.
+
+    Raises:
+        MisconfigurationException: if nothing is exposed, or the anchor cannot be drawn.
+        ValueError: if the weights are of another architecture.
+    """
+    patterns = getattr(operator, "exposed", None)
+    exposed = exposed_parameters(module, patterns)
+    d = sum(parameter.numel() for parameter in exposed.values())
+    if weights is None:
+        return Measured(d, None, None)
+    load_weights(module, weights)
+    anchor = anchor_of(module, getattr(operator, "anchor", None) or INITIALISATION, secrets.randbits(63))
+    with torch.no_grad():
+        distance = vector_norm([parameter - anchor.state[name] for name, parameter in exposed.items()])
+        return Measured(d, float(distance), float(vector_norm(list(exposed.values()))))
+
+
+def candidates(operator: UnlearningOperator | None, delta: float) -> list[Candidate]:
+    """All operators that ``erode.callbacks`` offers, the configured one first and with its own constants.
+
+    The others are taken as their defaults make them, at the configured one's radius; certified ones with each
+    reference that makes a difference.
+
+    Args:
+        operator: configured by the user; None = there is none.
+        delta: δ.
+    """
+    found = [] if operator is None else [candidate(type(operator), operator)]
+    radius = getattr(operator, "radius", None)
+    for name in callbacks.__all__:
+        kind = getattr(callbacks, name)
+        usual = isinstance(kind, type) and issubclass(kind, UnlearningOperator) and kind is not UnlearningOperator
+        if not usual or inspect.isabstract(kind) or kind is type(operator):
+            continue
+        if kind.guarantee != "certified":
+            found.append(candidate(kind))
+            continue
+        takes = inspect.signature(kind).parameters
+        common = {"delta": delta, "radius": radius}
+        settings = {key: value for key, value in common.items() if key in takes and value is not None}
+        for reference in REFERENCES if "reference" in takes else (None,):
+            chosen = {} if reference is None else {"reference": reference}
+            new = _try(kind, {**settings, **chosen})
+            if not any(_same_noise(new, old) for old in found):
+                found.append(new)
+    return found
+
+
+def candidate(kind: type[UnlearningOperator], made: UnlearningOperator | None = None) -> Candidate:
+    """What an operator's class says about it, and one of its kind about its noise."""
+    mechanism = getattr(made, "mechanism", None)
+    steps = getattr(made, "optimizer_steps", None)
+    certified = isinstance(mechanism, Mechanism)
+    return Candidate(
+        operator=kind.__name__,
+        guarantee=kind.guarantee,
+        paper=kind.paper,
+        stores=made.stores if made is not None else kind.stores,
+        evaluations_per_step=kind.evaluations_per_step,
+        mechanism=mechanism if certified else None,
+        noisy_evaluations=steps * kind.evaluations_per_step if certified and steps is not None else None,
+    )
+
+
+def _try(kind: type[UnlearningOperator], settings: dict[str, Any]) -> Candidate:
+    try:
+        return candidate(kind, kind(**settings))
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        return Candidate(
+            operator=kind.__name__, guarantee=kind.guarantee, paper=kind.paper, stores=kind.stores,
+            evaluations_per_step=kind.evaluations_per_step, why_not=str(error),
+        )  # fmt: skip
+
+
+def _same_noise(one: Candidate, other: Candidate) -> bool:
+    """Whether a second reference would only repeat a line: ``noise`` is ``anchor`` where no gradient is taken."""
+    if one.mechanism is None or other.mechanism is None:
+        return one.operator == other.operator and one.mechanism is other.mechanism
+    constants = [{k: v for k, v in made.constants().items() if k != "reference"} for made in
+                 (one.mechanism, other.mechanism)]  # fmt: skip
+    return one.operator == other.operator and constants[0] == constants[1]
+
+
+def _operator(given: Sequence[object]) -> UnlearningOperator | None:
+    operators = [callback for callback in given if isinstance(callback, UnlearningOperator)]
+    if len(operators) > 1:
+        names = ", ".join(type(operator).__name__ for operator in operators)
+        raise MisconfigurationException(f"{names} in one configuration: plan one operator at a time, or none for all")
+    return operators[0] if operators else None
+
+
+def _own_epsilons(operator: UnlearningOperator | None, delta: float) -> list[float]:
+    mechanism = getattr(operator, "mechanism", None)
+    if not isinstance(mechanism, Mechanism):
+        return []
+    return [getattr(operator, "epsilon", None) or mechanism.epsilon(delta)]
+
+
+def _notes(data: LightningDataModule | None, delta: float, measured: Measured) -> list[str]:
+    notes = [] if measured.start is not None else [
+        "the trained weights were taken to fill the ball; --init_from WEIGHTS measures how far they really are"
+    ]  # fmt: skip
+    if isinstance(data, MaskDataModule):
+        try:
+            image = data.read(data.part("train")[0]).image
+        except (OSError, ValueError, IndexError) as error:  # a plan does not need the data
+            return [*notes, f"delta was not held against the pixels of an image, as none could be read: {error}"]
+        many = too_many_pixels(delta, prod(image.shape[1:]))
+        notes += [] if many is None else [many]
+    return notes

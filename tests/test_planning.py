@@ -1,0 +1,209 @@
+"""`erode plan` as a user runs it: the configurations of a run, no training."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from erode import callbacks
+from erode.callbacks import GradientClipping, OutputPerturbation, UnlearningOperator
+from erode.cli import main
+from erode.lightning_modules import SegmentationModule
+from erode.masks import View
+from erode.planning import PlanCLI, candidates, measure
+from erode.weights import save_weights
+
+CONFIGS = files("erode.configs")
+DATA = ["--config", str(CONFIGS / "data" / "synthetic.yaml")]
+MODEL = ["--config", str(CONFIGS / "model" / "unet.yaml")]
+USUAL = [*DATA, *MODEL]
+
+
+def unlearn(name):
+    return ["--config", str(CONFIGS / "unlearn" / f"{name}.yaml")]
+
+
+def read(folder):
+    return json.loads((Path(folder) / "plan.json").read_text())
+
+
+@pytest.fixture
+def planned(capsys):
+    def run(*arguments):
+        main(["plan", *arguments, "--out=plan"])
+        return read("plan"), capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def weights(tmp_path):
+    module = SegmentationModule(num_classes=3)
+    return module, str(save_weights(module, tmp_path / "trained.safetensors"))
+
+
+def test_in_a_shell(tmp_path):
+    command = [Path(sys.executable).parent / "erode", "plan", *USUAL, "--epsilon", "1", "3", "8", "--delta", "1e-7"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "plan: runs/plan-0/plan.json, runs/plan-0/plan.png" in done.stdout
+    assert "52,256 exposed parameters" in done.stdout
+    assert "this is a re-initialisation" in done.stdout
+    made = read(tmp_path / "runs" / "plan-0")
+    assert [target["epsilon"] for target in made["targets"]] == [1.0, 3.0, 8.0]
+    assert made["d"] == sum(parameter.numel() for parameter in SegmentationModule(num_classes=3).parameters())
+    for target in made["targets"]:
+        lines = {(line["operator"], line["constants"]["reference"]) for line in target["mechanisms"]}
+        assert lines == {
+            ("GradientClipping", "retrained"), ("GradientClipping", "anchor"), ("GradientClipping", "noise"),
+            ("ModelClipping", "retrained"), ("ModelClipping", "noise"),
+            ("OutputPerturbation", "retrained"), ("OutputPerturbation", "anchor"),
+        }  # fmt: skip
+        assert target["conclusion"].startswith("OutputPerturbation needs the least noise")
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_every_operator_is_ranked(planned):
+    made, _ = planned(*USUAL, "--epsilon", "1")
+    kinds = [getattr(callbacks, name) for name in callbacks.__all__]
+    operators = {k.__name__ for k in kinds if issubclass(k, UnlearningOperator) and k is not UnlearningOperator}
+    ranking = made["targets"][0]["ranking"]
+    assert {line["operator"] for line in ranking} == operators
+    assert ranking[0]["guarantee"] == "exact"
+    assert ranking[-1]["guarantee"] == "approximate"
+    for line in ranking:
+        kind = getattr(callbacks, line["operator"])
+        assert (line["guarantee"], line["paper"]) == (kind.guarantee, kind.paper)
+
+
+def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
+    class Fresh(UnlearningOperator):
+        guarantee = "exact"
+        paper = "tomorrow"
+        stores = "a checkpoint"
+        view = View.RETAIN
+
+    class Demanding(OutputPerturbation):
+        def __init__(self, head: str) -> None:
+            super().__init__()
+
+    for kind in (Fresh, Demanding):
+        monkeypatch.setattr(callbacks, kind.__name__, kind, raising=False)
+    monkeypatch.setattr(callbacks, "__all__", [*callbacks.__all__, "Fresh", "Demanding"])
+    found = {candidate.operator: candidate for candidate in candidates(None, 1e-7)}
+    assert (found["Fresh"].guarantee, found["Fresh"].stores) == ("exact", "a checkpoint")
+    assert "head" in found["Demanding"].why_not
+
+
+def test_a_configured_operator_is_planned_with_its_own_constants(planned):
+    own = ["--trainer.callbacks.radius=0.5", "--trainer.callbacks.steps=7", "--trainer.callbacks.reference=anchor"]
+    made, _ = planned(*USUAL, *unlearn("gradient_clipping"), *own, "--trainer.callbacks.epsilon=2")
+    first, *others = made["targets"][0]["mechanisms"]
+    mechanism = GradientClipping(epsilon=2.0, radius=0.5, steps=7, reference="anchor").mechanism
+    assert first["constants"] == mechanism.constants()
+    assert (made["targets"][0]["epsilon"], made["delta"]) == (2.0, 1e-7)
+    assert {line["constants"]["radius"] for line in others} == {0.5}
+    assert "GradientClipping" not in {line["operator"] for line in others}
+
+
+def test_a_sigma_that_was_typed_is_planned_at_the_epsilon_it_gives(planned):
+    typed = ["--trainer.callbacks.epsilon=null", "--trainer.callbacks.sigma=0.01"]
+    made, _ = planned(*USUAL, *unlearn("output_perturbation"), *typed)
+    mechanism = OutputPerturbation(epsilon=None, sigma=0.01).mechanism
+    assert made["targets"][0]["epsilon"] == pytest.approx(mechanism.epsilon(1e-7))
+    assert made["targets"][0]["mechanisms"][0]["sigma"] == pytest.approx(0.01)
+
+
+def test_trained_weights_are_measured_from_the_operators_anchor(planned, weights):
+    module, path = weights
+    zeros = "--trainer.callbacks.anchor=zeros"
+    made, shown = planned(*USUAL, *unlearn("output_perturbation"), zeros, f"--init_from={path}")
+    norm = torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).norm().item()
+    assert made["start"] == pytest.approx(norm, rel=1e-5)
+    assert made["targets"][0]["mechanisms"][0]["kept_of_trained_distance"] == pytest.approx(1e-3 / norm, rel=1e-5)
+    assert f"radius = {norm:.3g} keeps all of it" in " ".join(made["targets"][0]["remedies"])
+    assert "trained weights" in shown
+
+
+def test_only_what_is_exposed_counts(weights):
+    module, path = weights
+    name = next(name for name, _ in module.named_parameters())
+    operator = OutputPerturbation(exposed=[name], anchor="zeros")
+    found = measure(module, operator, path)
+    parameter = module.get_parameter(name)
+    assert found.d == parameter.numel()
+    assert found.start == found.weights_norm == pytest.approx(parameter.norm().item())
+
+
+def test_a_large_network_costs_no_memory_and_one_that_needs_values_is_made_all_the_same():
+    """MONAI's SwinUNETR asks for values of tensors while it is made."""
+    network = "--model.network=monai.networks.nets."
+    large = ["--model=SegmentationModule", f"{network}UNet", "--model.network.channels=[4096,8192,8192]",
+             "--model.network.strides=[2,2]"]  # fmt: skip
+    large += [f"--model.network.{k}={v}" for k, v in {"spatial_dims": 2, "in_channels": 3, "out_channels": 2}.items()]
+    cli = PlanCLI(large)
+    assert sum(parameter.numel() for parameter in cli.config_init.model.parameters()) > 10**9
+    assert {parameter.device.type for parameter in cli.config_init.model.parameters()} == {"meta"}
+    swin = ["--model=SegmentationModule", f"{network}SwinUNETR", "--model.network.feature_size=12"]
+    swin += [f"--model.network.{k}={v}" for k, v in {"spatial_dims": 2, "in_channels": 3, "out_channels": 2}.items()]
+    assert {p.device.type for p in PlanCLI(swin).config_init.model.parameters()} == {"cpu"}
+
+
+def test_the_saved_configuration_of_a_run_is_one_to_plan_from(planned, capsys):
+    with pytest.raises(SystemExit):
+        main(["unlearn", *USUAL, *unlearn("model_clipping"), "--print_config"])
+    Path("config.yaml").write_text(capsys.readouterr().out)
+    assert "ckpt_path" in yaml.safe_load(Path("config.yaml").read_text())
+    made, _ = planned("--config=config.yaml")
+    assert made["targets"][0]["mechanisms"][0]["operator"] == "ModelClipping"
+
+
+def test_delta_is_held_against_the_pixels_of_the_data(planned):
+    made, shown = planned(*USUAL, "--delta=1e-4", "--epsilon", "1")
+    assert "delta = 0.0001 times 4,096 pixels per image is 0.41" in shown
+    assert any("choose delta <= 2e-06" in note for note in made["notes"])
+
+
+def test_data_that_are_not_here_are_no_obstacle(planned):
+    data = ["--data=ISICDataModule", "--data.root=nowhere"]
+    made, _ = planned(*data, *MODEL, "--epsilon", "1")
+    assert "none could be read" in made["notes"][-1]
+
+
+# What is refused -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten(planned):
+    planned(*USUAL, "--epsilon", "1")
+    with pytest.raises(MisconfigurationException, match=r"plan already holds a plan.*give another --out"):
+        main(["plan", *USUAL, "--out=plan"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ([*unlearn("retrain"), *unlearn("fine_tune")], MisconfigurationException, "Retrain, FineTune in one config"),
+        (["--epsilon", "-1"], ValueError, "epsilon must be positive"),
+        (["--delta=2"], ValueError, "delta must lie"),
+        (["--init_from=gone.safetensors"], FileNotFoundError, "no weights at gone"),
+    ],
+)
+def test_bad_wishes_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        main(["plan", *USUAL, *arguments])
+    assert not Path("runs").exists()
+
+
+def test_it_is_named_in_the_overview_and_explains_itself(capsys):
+    for arguments, text in ((["--help"], "erode plan"), (["plan", "--help"], "--epsilon")):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        assert text in capsys.readouterr().out
