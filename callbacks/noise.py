@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_CPU_CHUNK, _DEVICE_CHUNK = 2**14, 2**18
+"""Numbers drawn at once: what is held beside the weights, and on a CUDA device also part of what is drawn."""
 
 
 class KeyedNoise:
@@ -38,24 +42,29 @@ class KeyedNoise:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
+    def add_(self, tensors: Sequence[Tensor], step: int, scale: float) -> None:
+        """Add N(0, scale²) to each tensor, in place, a bounded piece at a time: no copy of the tensors is made.
+
+        Args:
+            tensors: of any shape, on one device; the place of each in the sequence is its key.
+            step: the draw, counted from 0.
+            scale: σ.
+        """
+        keys = [self._key(step, index) for index in range(len(tensors))]
+        if tensors[0].device.type == "cpu":
+            _add_on_cpu(tensors, keys, scale)
+        else:
+            _add_on_device(tensors, keys, scale)
+
     def draw(self, like: Sequence[Tensor], step: int) -> list[Tensor]:
-        """Draw one tensor of N(0, 1) for each of ``like``, in its shape and dtype and on its device."""
-        return [self._normal(tensor, self._key(step, index)) for index, tensor in enumerate(like)]
+        """The noise alone: one tensor of N(0, 1) for each of ``like``, in its shape and dtype and on its device."""
+        drawn = [torch.zeros_like(tensor, requires_grad=False) for tensor in like]
+        self.add_(drawn, step, 1.0)
+        return drawn
 
     def _key(self, step: int, index: int) -> int:
         text = f"{step} {index}".encode()
         return int.from_bytes(hashlib.blake2b(text, key=self._secret, digest_size=16).digest(), "little")
-
-    @staticmethod
-    def _normal(tensor: Tensor, key: int) -> Tensor:
-        if tensor.device.type == "cpu":
-            values = np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(tensor.shape))
-            return torch.as_tensor(values, dtype=tensor.dtype)
-        generator = torch.Generator(tensor.device).manual_seed(key & (2**63 - 1))
-        # MPS has no double precision.
-        dtype = torch.float64 if tensor.device.type == "cuda" else torch.float32
-        drawn = torch.empty(tensor.shape, dtype=dtype, device=tensor.device).normal_(generator=generator)
-        return drawn.to(tensor.dtype)
 
     def __repr__(self) -> str:
         return "KeyedNoise(secret not shown)"
@@ -81,3 +90,67 @@ def shared_secret(broadcast: Callable[[bytes], bytes], seed: int | None = None) 
     if seed is not None:
         return hashlib.sha256(f"debugging seed {seed}".encode()).digest()
     return broadcast(secrets.token_bytes(32))
+
+
+def _add_on_cpu(tensors: Sequence[Tensor], keys: Sequence[int], scale: float) -> None:
+    """Draw with NumPy, on as many threads as torch may use: a tensor's stream is its own, whoever draws it."""
+
+    def add(index: int) -> None:
+        tensor, normal = tensors[index].detach(), np.random.Generator(np.random.Philox(key=keys[index])).standard_normal
+        flat = tensor.contiguous().view(-1)
+        drawn = torch.empty(min(_CPU_CHUNK, flat.numel()), dtype=torch.float64)
+        for part in flat.split(_CPU_CHUNK):  # type: ignore[no-untyped-call]
+            normal(out=drawn.numpy()[: len(part)])
+            part.add_(drawn[: len(part)], alpha=scale)
+        if not tensor.is_contiguous():
+            tensor.copy_(flat.view_as(tensor))
+
+    largest_first = sorted(range(len(tensors)), key=lambda index: -tensors[index].numel())
+    if torch.get_num_threads() == 1:
+        for index in largest_first:
+            add(index)
+        return
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(add, largest_first))
+
+
+def _add_on_device(tensors: Sequence[Tensor], keys: Sequence[int], scale: float) -> None:
+    """Draw with torch's generator of the device and add fused; the host waits for nothing."""
+    device = tensors[0].device
+    # MPS has no double precision.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    generator = torch.Generator(device)
+    for group in _groups(_parts(tensors, keys)):
+        drawn = torch.empty(sum(part.numel() for part, _ in group), dtype=dtype, device=device)
+        pieces = drawn.split([part.numel() for part, _ in group])  # type: ignore[no-untyped-call]
+        for piece, (_, key) in zip(pieces, group, strict=True):
+            if key is not None:
+                generator.manual_seed(key & (2**63 - 1))
+            piece.normal_(generator=generator)
+        parts = [part for part, _ in group]
+        noise = drawn.to(parts[0].dtype).split([part.numel() for part in parts])  # type: ignore[no-untyped-call]
+        torch._foreach_add_(parts, [n.view_as(part) for n, part in zip(noise, parts, strict=True)], alpha=scale)
+
+
+def _parts(tensors: Sequence[Tensor], keys: Sequence[int]) -> Iterator[tuple[Tensor, int | None]]:
+    """Cut the tensors into pieces; the first of each comes with its key, the others go on with its stream."""
+    for tensor, key in zip(tensors, keys, strict=True):
+        whole = tensor.detach()
+        # Another memory format has no flat view; such a tensor stays in one piece.
+        pieces = whole.view(-1).split(_DEVICE_CHUNK) if whole.is_contiguous() else (whole,)  # type: ignore[no-untyped-call]
+        for index, piece in enumerate(pieces):
+            yield piece, None if index else key
+
+
+def _groups(parts: Iterable[tuple[Tensor, int | None]]) -> Iterator[list[tuple[Tensor, int | None]]]:
+    """Gather pieces of one dtype until they hold as many numbers as are drawn at once."""
+    group: list[tuple[Tensor, int | None]] = []
+    size = 0
+    for part, key in parts:
+        if group and (size + part.numel() > _DEVICE_CHUNK or part.dtype != group[0][0].dtype):
+            yield group
+            group, size = [], 0
+        group.append((part, key))
+        size += part.numel()
+    if group:
+        yield group

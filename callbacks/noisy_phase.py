@@ -25,7 +25,7 @@ from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
 from .observation import pixels_per_image
-from .refusals import check_rounding, check_setup
+from .refusals import check_rounding, check_setup, warn_of_early_checkpoints
 
 
 class NoisyPhase(CertifiedOperator):
@@ -187,9 +187,7 @@ class NoisyPhase(CertifiedOperator):
         """Add the noise of one step, the same on every rank, and account for it."""
         if self._noise is None or self._taken >= self.mechanism.steps:
             raise RuntimeError(f"{type(self).__name__} draws noise {self.mechanism.steps} times, within a fit")
-        with torch.no_grad():
-            drawn = self._noise.draw(weights, self._taken)
-            torch._foreach_add_(list(weights), drawn, alpha=self.mechanism.sigma)
+        self._noise.add_(weights, self._taken, self.mechanism.sigma)
         self.mechanism.account_step(self._account)
         self._taken += 1
 
@@ -229,6 +227,7 @@ class NoisyPhase(CertifiedOperator):
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         trainer.strategy.setup_optimizers(trainer)
         self._optimizer, self._noise, self._handed_back = None, None, True
+        warn_of_early_checkpoints(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 
     def _same_anchor(self, module: LightningModule) -> Anchor:

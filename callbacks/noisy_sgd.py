@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from .finite import FiniteWatch, check_finite
+
 Vector = Sequence[Tensor]
 """Tensors that together are one vector: weights, gradients or the anchor, in the same order."""
 
@@ -19,6 +21,9 @@ Update = Callable[[Vector, Vector, Vector], None]
 
 _MARGIN = 1 - 1e-5
 """Vectors are scaled to this part of a bound: rounding must not lift them above it."""
+
+_CHUNK = 2**16
+"""Numbers of a norm that the CPU widens to double precision at once."""
 
 
 class NoisySGD(Optimizer):
@@ -38,7 +43,8 @@ class NoisySGD(Optimizer):
 
     Raises:
         MisconfigurationException: at a step, if something else wrote the weights since the step before.
-        FloatingPointError: at a step, for a gradient that is not finite.
+        FloatingPointError: for a step whose gradient was not finite: at that step, and on a CUDA device, which is not
+            made to wait, at the next step, a checkpoint or the hand-over, whichever comes first.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class NoisySGD(Optimizer):
         self._anchor = anchor
         self._update = update
         self._add_noise = add_noise
+        self._finite = FiniteWatch()
         self._versions = self._current_versions()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -70,12 +77,20 @@ class NoisySGD(Optimizer):
         with torch.no_grad():
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._weights]
             self._update(self._weights, gradients, self._anchor)
+            # Whatever the update did, what is not finite stays so, whether scaled, averaged or noised.
+            self._finite.note(vector_norm(self._weights))
             self._add_noise(self._weights)
         self._versions = self._current_versions()
         return loss
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing but the shown learning rate; a checkpoint of a step that was not finite is refused."""
+        self._finite.settle()
+        return super().state_dict()
+
     def check_untouched(self) -> None:
-        """Refuse weights that something else wrote since the last step."""
+        """Refuse weights that something else wrote since the last step, or whose last step was not finite."""
+        self._finite.settle()
         if self._current_versions() != self._versions:
             raise MisconfigurationException(
                 "another callback or hook wrote the exposed weights between two certified steps, so nothing is known "
@@ -94,8 +109,11 @@ def vector_norm(vector: Vector) -> Tensor:
         >>> vector_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
         5.0
     """
-    dtype = torch.float32 if vector[0].device.type == "mps" else torch.float64
-    norms: list[Tensor] = list(torch._foreach_norm(list(vector), 2, dtype=dtype))
+    pieces, device = list(vector), vector[0].device.type
+    if device == "cpu":  # torch would widen a whole tensor; on other devices the sum is fused and nothing is copied
+        pieces = [piece for tensor in vector for piece in tensor.detach().reshape(-1).split(_CHUNK)]  # type: ignore[no-untyped-call]
+    dtype = torch.float32 if device == "mps" else torch.float64
+    norms: list[Tensor] = list(torch._foreach_norm(pieces, 2, dtype=dtype))
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
 
@@ -108,7 +126,8 @@ def clip_(vector: Vector, radius: float) -> None:
         radius: >= 0.
 
     Raises:
-        FloatingPointError: if the vector is not finite: its direction is lost.
+        FloatingPointError: if the vector is not finite: its direction is lost. A CUDA device is not made to wait for
+            that: there the vector comes out not finite, and :class:`NoisySGD` refuses the step.
 
     Example:
         >>> vector = [torch.tensor([3.0]), torch.tensor([4.0])]
@@ -117,18 +136,16 @@ def clip_(vector: Vector, radius: float) -> None:
         [0.6, 0.8]
     """
     norm = vector_norm(vector)
-    check_finite(norm)
-    scale = (radius * _MARGIN / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
-    torch._foreach_mul_(list(vector), scale)
-
-
-def check_finite(norm: Tensor) -> None:
-    """Refuse a vector whose norm is infinite or no number."""
-    if not bool(torch.isfinite(norm)):
-        raise FloatingPointError(
-            "the gradient (or the weights) of the noisy phase is not finite, so the step cannot be certified; "
-            "look for the batch that makes the loss infinite, or lower the learning rate"
-        )
+    if norm.device.type != "cuda":
+        check_finite(norm)
+    scale = radius * _MARGIN / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    dtypes = {tensor.dtype for tensor in vector}
+    if len(dtypes) == 1:
+        # Fused only if the factor has the dtype of the tensors. Rounded down: it may be so small that its last place
+        # is more than the margin.
+        narrow = scale.to(dtypes.pop())
+        scale = torch.nextafter(narrow, torch.zeros_like(narrow))
+    torch._foreach_mul_(list(vector), scale.clamp(max=1.0))
 
 
 def project_(weights: Vector, anchor: Vector, radius: float) -> None:

@@ -12,11 +12,13 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 PRECISIONS = {
@@ -80,6 +82,21 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
             f"{operator} needs {steps} optimiser steps, this run takes {trainer.estimated_stepping_batches}; "
             "raise max_steps or max_epochs, or lower the operator's steps"
         )
+
+
+def warn_of_early_checkpoints(trainer: Trainer) -> None:
+    """Warn of a ModelCheckpoint whose best file was written before the last certified step.
+
+    Such a file holds less noise than certified, and where the original model scores best it stays the best for good.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        best = callback.best_model_path if isinstance(callback, ModelCheckpoint) and callback.monitor else ""
+        if best:
+            rank_zero_warn(
+                f"{best} is of the noisy phase, when weights hold less noise than certified, and stays the best of "
+                "ModelCheckpoint until a later one beats it; release weights.safetensors, or a checkpoint that "
+                "`erode verify` accepts"
+            )
 
 
 def check_rounding(weights: Sequence[Tensor], sigma: float) -> None:
