@@ -1,5 +1,7 @@
 """Unlearning operators and monitors as Lightning callbacks: one per file."""
 
+from .blockwise import Blockwise
+from .cns import CNS
 from .exposure_ledger import ExposureLedger
 from .fine_tune import FineTune
 from .gallery import PredictionGallery
@@ -19,6 +21,8 @@ from .rewind import Rewind
 from .spurious_monitor import SpuriousInformationMonitor
 
 __all__ = [
+    "CNS",
+    "Blockwise",
     "ExposureLedger",
     "FineTune",
     "GradientClipping",

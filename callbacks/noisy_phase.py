@@ -97,6 +97,10 @@ class NoisyPhase(CertifiedOperator):
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """All that a step does to the weights before the noise, in place."""
 
+    def clip_start(self, weights: Vector, anchor: Vector) -> None:
+        """Move the weights, in place, to where the account lets them start."""
+        project_(weights, anchor, self.mechanism.radius)
+
     # Order of a run ------------------------------------------------------------------------------------------
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
@@ -117,7 +121,7 @@ class NoisyPhase(CertifiedOperator):
         self._record["mechanism"] = self.mechanism.constants()
         weights = list(exposed.values())
         with torch.no_grad():
-            project_(weights, [anchor.state[name] for name in exposed], self.mechanism.radius)
+            self.clip_start(weights, [anchor.state[name] for name in exposed])
         check_rounding(weights, self.mechanism.sigma)
         self._foretell(sum(weight.numel() for weight in weights))
         self._take_over(trainer, module, exposed, anchor)
@@ -188,7 +192,7 @@ class NoisyPhase(CertifiedOperator):
         if self._noise is None or self._taken >= self.mechanism.steps:
             raise RuntimeError(f"{type(self).__name__} draws noise {self.mechanism.steps} times, within a fit")
         self._noise.add_(weights, self._taken, self.mechanism.sigma)
-        self.mechanism.account_step(self._account)
+        self.mechanism.at(self._taken).account_step(self._account)
         self._taken += 1
 
     def _foretell(self, d: int) -> None:

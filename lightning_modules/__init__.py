@@ -1,11 +1,14 @@
 """LightningModules."""
 
 from .pixel_head import PixelHead
+from .quantised import QuantisedSegmentationModule, QuantisedTraining
 from .restoration import RestorationModule
 from .segmentation import SegmentationModule
 
 __all__ = [
     "PixelHead",
+    "QuantisedSegmentationModule",
+    "QuantisedTraining",
     "RestorationModule",
     "SegmentationModule",
 ]

@@ -6,10 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erode.mechanisms import (
+    BlockwiseMechanism,
+    CNSMechanism,
     GradientClippingMechanism,
     ModelClippingMechanism,
     OutputPerturbationMechanism,
     mechanism,
+    published_sensitivity,
 )
 
 STEP = {"clip_norm": 1.0, "learning_rate": 0.01, "weight_decay": 0.5}
@@ -17,6 +20,8 @@ KINDS = [
     (GradientClippingMechanism, {**STEP, "steps": 30}),
     (ModelClippingMechanism, {"steps": 4}),
     (OutputPerturbationMechanism, {}),
+    (CNSMechanism, {}),
+    (BlockwiseMechanism, {**STEP, "steps": 30, "sizes": [3, 100, 7]}),
 ]
 REFERENCES = ["retrained", "anchor", "noise"]
 
@@ -152,3 +157,19 @@ def test_closed_form_of_what_model_clipping_leaves():
     rho = 1 / np.sqrt(1 + (made.sigma / made.radius) ** 2 * d)
     signal, noise = made.signal_and_noise(d)
     assert signal / noise == pytest.approx(rho**4 / np.sqrt(1 - rho**8))
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(-1e3, 0.0), st.floats(0.0, 1e3))
+def test_the_published_sensitivity_of_a_loss_that_is_not_convex_is_never_below_the_diameter(
+    radius, ridge, smallest, lipschitz
+):
+    published = published_sensitivity(radius, ridge, smallest, lipschitz)
+    assert published is None or published >= 2 * radius * (1 - 1e-12)
+
+
+def test_a_newton_step_from_the_anchor_may_end_anywhere_in_the_ball():
+    distances = {
+        reference: CNSMechanism(reference=reference, radius=3.0, sigma=1.0).initial_distance()
+        for reference in REFERENCES
+    }
+    assert distances == {"retrained": 6.0, "anchor": 6.0, "noise": 3.0}

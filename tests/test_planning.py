@@ -65,6 +65,8 @@ def test_in_a_shell(tmp_path):
             ("GradientClipping", "retrained"), ("GradientClipping", "anchor"), ("GradientClipping", "noise"),
             ("ModelClipping", "retrained"), ("ModelClipping", "noise"),
             ("OutputPerturbation", "retrained"), ("OutputPerturbation", "anchor"),
+            ("Blockwise", "retrained"), ("Blockwise", "anchor"), ("Blockwise", "noise"),
+            ("CNS", "retrained"), ("CNS", "noise"),
         }  # fmt: skip
         assert target["conclusion"].startswith("OutputPerturbation needs the least noise")
     assert not list(tmp_path.rglob("*.ckpt"))

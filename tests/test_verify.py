@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from erode.certificate import Account, Target, VerificationError, certificate, file_digest, save_certificate
 from erode.files import digest_of
 from erode.mechanisms import (
+    BlockwiseMechanism,
+    CNSMechanism,
     GradientClippingMechanism,
     ModelClippingMechanism,
     NewtonMechanism,
@@ -24,6 +26,18 @@ MECHANISMS = {
         1.0, 1e-7, reference="retrained", radius=0.1, clip_norm=1.0, learning_rate=0.01, weight_decay=0.1, steps=9
     ),
     "model clipping": ModelClippingMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=0.1, steps=4),
+    "blockwise": BlockwiseMechanism.calibrated(
+        1.0,
+        1e-7,
+        reference="retrained",
+        radius=0.1,
+        clip_norm=1.0,
+        learning_rate=0.01,
+        weight_decay=0.1,
+        steps=18,
+        sizes=[6, 2],
+    ),
+    "projected newton": CNSMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=0.1),
     "output perturbation": OutputPerturbationMechanism.calibrated(1.0, 1e-7, reference="noise", radius=0.1),
     "residual certificate": ResidualMechanism.calibrated(1.0, 1e-7, reference="minimiser", tolerance=1e-6, ridge=1e-3),
     "newton step": NewtonMechanism.calibrated(
@@ -52,7 +66,7 @@ def made(mechanism, weights=None, why_not=None, reproducible=False, epsilon=1.0)
     return certificate(
         mechanism,
         Target(epsilon=epsilon, delta=1e-7),
-        Account(steps=mechanism.steps, blocks=mechanism.account().blocks),
+        Account(steps=mechanism.steps, blocks=mechanism.pieces()),
         exposed=EXPOSED,
         digests={
             "released_file": HASH if weights is None else file_digest(weights),

@@ -131,7 +131,7 @@ def _checked_mechanism(constants: Content) -> Mechanism:
 def _check_account(account: Content, made: Mechanism) -> None:
     _require(account["steps"] == made.steps, "account.steps", f"is {account['steps']} of {made.steps} certified steps")
     _close(account["initial_distance"], made.initial_distance(), "account.initial_distance")
-    expected = made.account().blocks
+    expected = made.pieces()
     _require(len(account["blocks"]) == len(expected), "account.blocks", "have another number of pieces")
     for found, piece in zip(account["blocks"], expected, strict=True):
         _close_all(found, piece, "account.blocks")

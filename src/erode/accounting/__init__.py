@@ -23,14 +23,18 @@ from .convex import (
 from .gdp import gdp_delta, gdp_epsilon, gdp_mu
 from .iteration import NoisyIteration
 from .pnsgd import pnsgd_distance, pnsgd_epochs, pnsgd_hidden, pnsgd_sigma
+from .quantisation import GRID, quantiser_probabilities, removal_budget, smoothed_threshold
+from .removal import RemovalBudgets
 
 __all__ = [
+    "GRID",
     "SOFTMAX_HESSIAN_LIPSCHITZ",
     "SOFTMAX_LIPSCHITZ",
     "SOFTMAX_SMOOTHNESS",
     "ConvexReference",
     "NoisyIteration",
     "Reference",
+    "RemovalBudgets",
     "contraction_steps",
     "deletion_capacity",
     "gdp_delta",
@@ -51,7 +55,10 @@ __all__ = [
     "pnsgd_hidden",
     "pnsgd_sigma",
     "privacy_capacity_rate",
+    "quantiser_probabilities",
+    "removal_budget",
     "residual_distance",
     "residual_sigma",
+    "smoothed_threshold",
     "softmax_excess_risk",
 ]

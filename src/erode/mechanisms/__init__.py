@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from .base import Mechanism
+from .blockwise import BlockwiseMechanism
 from .clipping import (
     BallMechanism,
     GradientClippingMechanism,
     ModelClippingMechanism,
     OutputPerturbationMechanism,
 )
+from .cns import CNSMechanism, published_sensitivity
 from .convex import NewtonMechanism, NoisySGDMechanism, ResidualMechanism
 
 __all__ = [
     "BallMechanism",
+    "BlockwiseMechanism",
+    "CNSMechanism",
     "GradientClippingMechanism",
     "Mechanism",
     "ModelClippingMechanism",
@@ -23,6 +27,7 @@ __all__ = [
     "OutputPerturbationMechanism",
     "ResidualMechanism",
     "mechanism",
+    "published_sensitivity",
 ]
 
 _BY_NAME: dict[str, type[Mechanism]] = {
@@ -34,6 +39,8 @@ _BY_NAME: dict[str, type[Mechanism]] = {
         ResidualMechanism,
         NewtonMechanism,
         NoisySGDMechanism,
+        BlockwiseMechanism,
+        CNSMechanism,
     )
 }
 

@@ -63,6 +63,14 @@ class Mechanism(ABC):
             self.account_step(account)
         return account
 
+    def pieces(self) -> list[tuple[float, float, float]]:
+        """The state of the account after all steps, as certificates keep it."""
+        return self.account().blocks
+
+    def at(self, step: int) -> Mechanism:
+        """What accounts for one step, counted from 0; the whole unless it has parts."""
+        return self
+
     def mu(self) -> float:
         """μ of all steps together."""
         return self.account().mu(self.initial_distance())

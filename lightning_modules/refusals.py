@@ -1,0 +1,84 @@
+"""Set-ups in which quantised training would depend on a sample in other ways than its budget says (theory §5)."""
+
+from __future__ import annotations
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse a number of steps, a learning rate or an arithmetic that depends on the data.
+
+    Raises:
+        MisconfigurationException: with the reason and the remedy.
+    """
+    if trainer.max_steps < 1 or trainer.max_epochs != -1:
+        raise MisconfigurationException(
+            "quantised training takes one step per epoch, and their number may not depend on the data: give the "
+            "Trainer max_steps, and neither max_epochs nor another end"
+        )
+    if trainer.limit_train_batches != 1.0:
+        raise MisconfigurationException("each step of quantised training takes all samples; drop limit_train_batches")
+    if len(trainer.optimizers) != 1:
+        raise MisconfigurationException(f"quantised training has one optimiser, got {len(trainer.optimizers)}")
+    precision = str(trainer.precision)
+    if precision not in ("32-true", "64-true", "bf16-mixed"):
+        raise MisconfigurationException(f"quantised training is untested in precision {precision}; use 32-true")
+    if any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs):
+        raise MisconfigurationException("ReduceLROnPlateau follows the data; use a schedule of the step alone")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, EarlyStopping):
+            raise MisconfigurationException("EarlyStopping ends the run by the data; give max_steps alone")
+    if trainer.strategy.root_device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
+        raise MisconfigurationException("kernels of CUDA need not repeat themselves; give Trainer(deterministic=True)")
+
+
+def check_module(module: LightningModule) -> None:
+    """Refuse layers in which samples meet, or that draw random numbers.
+
+    Raises:
+        MisconfigurationException: naming the first.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, _NormBase) and layer.track_running_stats:
+            raise MisconfigurationException(
+                f"{name} keeps running statistics, which depend on every sample; use instance, group or layer "
+                "normalisation"
+            )
+        if isinstance(layer, (_DropoutNd, nn.RReLU)) and getattr(layer, "p", 1.0) > 0:
+            raise MisconfigurationException(
+                f"{name} draws random numbers in an order that the samples decide; set its rate to 0"
+            )
+
+
+def check_data(trainer: Trainer) -> None:
+    """Refuse loaders that do not serve each sample once.
+
+    Raises:
+        MisconfigurationException: with the reason and the remedy.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader):
+        raise MisconfigurationException(f"quantised training needs one DataLoader, got {type(loader).__name__}")
+    sampler = loader.sampler
+    once = type(sampler) is SequentialSampler
+    once |= type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler)
+    once |= isinstance(sampler, DistributedSampler)
+    if not once or loader.drop_last:
+        raise MisconfigurationException(
+            f"{type(sampler).__name__} with drop_last={loader.drop_last} need not serve each sample once a step; use "
+            "a plain DataLoader, shuffled or not, with drop_last=False"
+        )
+    size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or it would have no such sampler
+    if len(sampler) * trainer.world_size != size:  # type: ignore[arg-type]
+        raise MisconfigurationException(
+            f"{size} samples do not divide by {trainer.world_size} processes, and the sampler serves some twice or "
+            "never; leave some out by hand, or use another number of processes: the weights are the same"
+        )
