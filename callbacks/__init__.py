@@ -1,13 +1,16 @@
 """Unlearning operators and monitors as Lightning callbacks: one per file."""
 
 from .blockwise import Blockwise
+from .cf_k import CFk
 from .cns import CNS
+from .eu_k import EUk
 from .exposure_ledger import ExposureLedger
 from .fine_tune import FineTune
 from .gallery import PredictionGallery
 from .gradient_clipping import GradientClipping
 from .model_clipping import ModelClipping
 from .neg_grad import NegGradSeg
+from .neg_grad_plus import NegGradPlus
 from .newton_step import NewtonStep
 from .noisy_learning import NoisyLearning
 from .operator import UnlearningOperator
@@ -18,15 +21,20 @@ from .relearn_timer import RelearnTimer
 from .residual_certificate import ResidualCertificate
 from .retrain import Retrain
 from .rewind import Rewind
+from .scrub import Scrub
+from .scrub_rewind import ScrubRewind
 from .spurious_monitor import SpuriousInformationMonitor
 
 __all__ = [
     "CNS",
     "Blockwise",
+    "CFk",
+    "EUk",
     "ExposureLedger",
     "FineTune",
     "GradientClipping",
     "ModelClipping",
+    "NegGradPlus",
     "NegGradSeg",
     "NewtonStep",
     "NoisyLearning",
@@ -38,6 +46,8 @@ __all__ = [
     "ResidualCertificate",
     "Retrain",
     "Rewind",
+    "Scrub",
+    "ScrubRewind",
     "SpuriousInformationMonitor",
     "UnlearningOperator",
 ]

@@ -8,6 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,15 +33,17 @@ Guarantee = Literal["exact", "certified", "approximate"]
 class UnlearningOperator(Callback):
     """Base of all operators. One run of ``Trainer.fit`` with one operator unlearns once.
 
-    The order of a run is fixed here; subclasses fill the slots :meth:`check`, :meth:`prepare`, :meth:`resume`,
-    :meth:`shortfall` and :meth:`finish`:
+    The order of a run is fixed here; subclasses fill the slots :meth:`check`, :meth:`remember`, :meth:`prepare`,
+    :meth:`resume`, :meth:`shortfall` and :meth:`finish`:
 
-    1. ``setup``: a DataModule of ours is told to serve :attr:`view`; any other keeps serving what its owner
-       chose, which must be retained data.
-    2. ``on_fit_start``: :meth:`check` refuses what cannot work, running statistics of normalisation layers are
-       reset (they were computed on the forget set, theory §4), :meth:`prepare` changes the weights. A run that
-       goes on from a checkpoint is not reset again; :meth:`resume` takes the place of :meth:`prepare`.
-    3. Each batch: a batch that still marks pixels as FORGET is refused.
+    1. ``setup``: a DataModule of ours is told to serve :attr:`view`, beside the forget set where the operator
+       :attr:`asks_for_forget`; any other keeps serving what its owner chose, which must be retained data.
+    2. ``on_fit_start``: :meth:`check` refuses what cannot work, :meth:`remember` copies what it needs of the
+       original model, running statistics of normalisation layers are reset (they were computed on the forget set,
+       theory §4), :meth:`prepare` changes the weights. A run that goes on from a checkpoint is not reset again;
+       :meth:`resume` takes the place of :meth:`remember` and :meth:`prepare`.
+    3. Each batch: one that still marks pixels as FORGET is refused, outside of the entry ``forget`` of an operator
+       that :attr:`asks_for_forget`.
     4. ``on_train_end``, if the run was not cut short and has no :meth:`shortfall`: rank 0 writes
        ``weights.safetensors``, ``split.json`` (where the DataModule knows its split) and ``unlearning.json`` into
        the folder. Otherwise only ``unlearning.json``, which says so.
@@ -61,8 +64,10 @@ class UnlearningOperator(Callback):
     """What it needs kept, during the original training or its own run, beside the weights."""
     evaluations_per_step: ClassVar[float] = 1.0
     """Gradient evaluations of one batch, in units of a forward and backward pass."""
+    asks_for_forget: ClassVar[bool] = False
+    """Whether its batches are ``{"retain": batch, "forget": batch}``; only then may forget atoms be served at all."""
     view: View
-    """Labels it trains on."""
+    """Retained labels it trains on."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self._folder = None if folder is None else Path(folder)
@@ -82,12 +87,19 @@ class UnlearningOperator(Callback):
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse, with a remedy, what this operator cannot work with."""
 
+    def remember(self, trainer: Trainer, module: LightningModule) -> None:
+        """Copy what is needed of the original model, while its running statistics still stand."""
+
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Change the weights before the first step."""
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Take up a run from a checkpoint, whose weights the module holds; as a new run unless overridden."""
         self.prepare(trainer, module)
+
+    def learns_retained(self, trainer: Trainer) -> bool:
+        """Whether the coming batch goes through the network as retained data, so that running statistics follow."""
+        return True
 
     def shortfall(self) -> str | None:
         """Why the weights must not be released although training ended; None = release them."""
@@ -116,7 +128,10 @@ class UnlearningOperator(Callback):
         data = _datamodule(trainer)
         if hasattr(data, "serve"):
             self._view_before = data.view
-            data.serve(self.view)
+            if self.asks_for_forget:
+                data.serve(self.view, forget=True)
+            else:
+                data.serve(self.view)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check, note the start, reset what carries the forget set, prepare."""
@@ -154,6 +169,7 @@ class UnlearningOperator(Callback):
                 )
             self.resume(trainer, pl_module)
             return
+        self.remember(trainer, pl_module)
         self._record = {
             **identity,
             "guarantee": self.guarantee,
@@ -165,10 +181,11 @@ class UnlearningOperator(Callback):
         self.prepare(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Refuse batches with forget atoms."""
-        if self._statistics is not None:
+        """Refuse batches with forget atoms where there may be none."""
+        if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
-        role = batch.get("role") if isinstance(batch, Mapping) else None
+        retained = _pair(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
+        role = retained.get("role") if isinstance(retained, Mapping) else None
         if isinstance(role, Tensor) and bool((role == Role.FORGET).any()):
             raise MisconfigurationException(
                 f"the training loader still serves forget atoms to {type(self).__name__}; "
@@ -237,6 +254,10 @@ class UnlearningOperator(Callback):
         """Go on with the record of a run that was cut short."""
         self._record, self._resumed = dict(state_dict["record"]), True
 
+    def statistics_held(self) -> AbstractContextManager[None]:
+        """Within it, forget data go through the network without a trace in its running statistics."""
+        return nullcontext() if self._statistics is None else self._statistics.held()
+
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         if trainer.is_global_zero:
             write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
@@ -261,6 +282,22 @@ def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
     """The unlearning operators among a Trainer's callbacks."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
     return [callback for callback in callbacks if isinstance(callback, UnlearningOperator)]
+
+
+def _pair(batch: Any, operator: str) -> Mapping[str, Any]:
+    """A batch with its two entries, or the reason why it is none."""
+    if isinstance(batch, Mapping) and {"retain", "forget"} <= batch.keys():
+        if batch["retain"] is not None and batch["forget"] is not None:
+            return batch
+        raise MisconfigurationException(
+            f"one of the two loaders ended before the other, and {operator} needs a batch of each; "
+            "use CombinedLoader(..., mode='max_size_cycle'), as a plain dict of loaders is"
+        )
+    has = f"a dict with {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+    raise MisconfigurationException(
+        f"{operator} needs batches {{'retain': ..., 'forget': ...}}, the loader serves {has}; use a DataModule of "
+        "ours, or give fit {'retain': loader, 'forget': loader}"
+    )
 
 
 def _datamodule(trainer: Trainer) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -47,6 +50,18 @@ class RunningStatistics:
         for name, layer in self._layers.items():
             own = self._momenta[name]
             layer.momentum = None if own is None else max(own, 1 / self._batches)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let layers normalise by the batch as ever while running statistics stand still."""
+        layers = [layer for layer in self._layers.values() if layer.training]
+        for layer in layers:
+            layer.track_running_stats = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.track_running_stats = True
 
     def give_back(self) -> None:
         """Put the layers' own momenta back."""

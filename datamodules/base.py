@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -94,7 +95,8 @@ class MaskDataModule(LightningDataModule):
         self._cases: list[Case] | None = None
         self._split: ForgetSplit | None = None
         self._prior: PositionPrior | None = None
-        self._datasets: dict[Part, MaskDataset] = {}
+        self._datasets: dict[str, MaskDataset] = {}
+        self._forget_beside = False
 
     # What a subclass says ------------------------------------------------------------------------------------
 
@@ -143,10 +145,17 @@ class MaskDataModule(LightningDataModule):
             self._prior = PositionPrior.fit(pairs, self.coarsening)
         return self._prior
 
-    def serve(self, view: View | str) -> None:
-        """Serve other labels for training from the next loader on; operators call it before a run."""
+    def serve(self, view: View | str, *, forget: bool = False) -> None:
+        """Serve other labels for training from the next loader on; operators call it before a run.
+
+        Args:
+            view: labels that training sees.
+            forget: serve ``{"retain": batch, "forget": batch}``: beside the view, coarse labels whose forget atoms
+                have the role FORGET, for operators that push them away.
+        """
         self.view = View(view)
-        self._datasets.pop("train", None)
+        self._forget_beside = forget
+        self._drop_training_data()
 
     def redraw_split(self, split_seed: int) -> None:
         """Draw another forget/retain split; what was fitted on the old one is dropped.
@@ -158,7 +167,7 @@ class MaskDataModule(LightningDataModule):
             raise ValueError(f"the split comes from {self.split_file}; leave split_file out to draw splits by seed")
         self.split_seed = split_seed
         self._split = self._prior = None
-        self._datasets.pop("train", None)
+        self._drop_training_data()
 
     def describe(self) -> dict[str, Any]:
         """What determines the data and how it is served, as plain values, for records and digests.
@@ -196,10 +205,32 @@ class MaskDataModule(LightningDataModule):
         if stage in (None, "fit"):
             _ = self.split
 
-    def train_dataloader(self) -> DataLoader[Item]:
+    def train_dataloader(self) -> DataLoader[Item] | dict[str, DataLoader[Item]]:
         """Shuffled batches under the current view; the last incomplete batch is dropped."""
         dataset = self.dataset("train")
-        return self._loader(dataset, sampler=self._train_sampler(dataset), drop_last=len(dataset) > self.batch_size)
+        retain = self._loader(dataset, sampler=self._train_sampler(dataset), drop_last=len(dataset) > self.batch_size)
+        if not self._forget_beside:
+            return retain
+        forget = self._named("forget", lambda: self._make_training(View.COARSE))
+        sampler: Sampler[int] = RandomSampler(forget)
+        if _distributed():  # Lightning would pad with copies that push twice
+            sampler = EvaluationSampler(forget, shuffle=True, seed=int(os.environ.get("PL_GLOBAL_SEED", "0")))
+        return {
+            "retain": retain,
+            "forget": self._loader(forget, sampler=sampler, drop_last=len(forget) > self.batch_size),
+        }
+
+    def forget_data(self) -> tuple[MaskDataset, MaskDataset]:
+        """Images of C with their forget atoms, and validation images that play the same part but trained nothing.
+
+        Both are served as the coarse view serves C: every coarse-foreground pixel has the role FORGET.
+        """
+        coarse = frozenset(self.split.coarse)
+        forgotten = [case for case in self.part("train") if case.id in coarse]
+        return (
+            self._named("forgotten", lambda: self._serving(forgotten, View.COARSE, frozenset())),
+            self._named("held out", lambda: self._serving(self.part("val"), View.COARSE, frozenset())),
+        )
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Validation images with fine masks."""
@@ -216,13 +247,24 @@ class MaskDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Item, dataloader_idx: int) -> Item:
         """Mirror training batches on the device."""
         training = self.trainer is not None and self.trainer.training
-        return random_flips(batch) if self.flips and training else batch
+        if not (self.flips and training):
+            return batch
+        if "image" in batch:
+            return random_flips(batch)
+        return {name: random_flips(part) for name, part in batch.items()}
 
     def dataset(self, part: Part) -> MaskDataset:
         """One part of the data as a map-style dataset; training follows :attr:`view`, the others are fine."""
-        if part not in self._datasets:
-            self._datasets[part] = self._make_dataset(part)
-        return self._datasets[part]
+        return self._named(part, lambda: self._make_dataset(part))
+
+    def _named(self, name: str, make: Callable[[], MaskDataset]) -> MaskDataset:
+        if name not in self._datasets:
+            self._datasets[name] = make()
+        return self._datasets[name]
+
+    def _drop_training_data(self) -> None:
+        for name in ("train", "forget", "forgotten"):
+            self._datasets.pop(name, None)
 
     def _all_cases(self) -> list[Case]:
         if self._cases is None:
@@ -230,12 +272,23 @@ class MaskDataModule(LightningDataModule):
         return self._cases
 
     def _make_dataset(self, part: Part) -> MaskDataset:
-        training = part == "train"
-        view = self.view if training else View.FINE
+        if part == "train":
+            return self._make_training(self.view)
         cases = self.part(part)
-        fine = frozenset(self.split.fine) if training else frozenset(case.id for case in cases)
-        if view is View.FINE_SUBSET:
-            cases = [case for case in cases if case.id in fine]
+        return self._serving(cases, View.FINE, frozenset(case.id for case in cases))
+
+    def _make_training(self, view: View) -> MaskDataset:
+        fine = frozenset(self.split.fine)
+        cases = [case for case in self.part("train") if view.serves(case.id in fine)]
+        return self._serving(cases, view, fine, self.transform)
+
+    def _serving(
+        self,
+        cases: list[Case],
+        view: View,
+        fine: frozenset[str],
+        transform: Callable[[Item], Item] | None = None,
+    ) -> MaskDataset:
         return MaskDataset(
             cases,
             self.read,
@@ -245,7 +298,7 @@ class MaskDataModule(LightningDataModule):
             prior=self.prior if view is View.RETAIN and self.position_prior else None,
             flag=self.flag,
             cache=self.cache,
-            transform=self.transform if training else None,
+            transform=transform,
         )
 
     def _make_split(self) -> ForgetSplit:
@@ -286,8 +339,7 @@ class MaskDataModule(LightningDataModule):
     def _loader(
         self, dataset: MaskDataset, sampler: Sampler[int] | None = None, drop_last: bool = False
     ) -> DataLoader[Item]:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if sampler is None and distributed:
+        if sampler is None and _distributed():
             sampler = EvaluationSampler(dataset)
         return DataLoader(
             dataset,
@@ -297,6 +349,10 @@ class MaskDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _sizes(case: Case) -> dict[str, int]:

@@ -125,16 +125,33 @@ class EvaluationSampler(DistributedSampler[int]):
     Lightning's default sampler pads with items that metrics then count twice; unequal lengths would hang
     networks whose buffers are synchronised in the forward pass. This one does neither.
 
+    Args:
+        dataset: what to share out.
+        num_replicas: number of processes; None = that of the process group.
+        rank: this process; None = that of the process group.
+        shuffle: another order in every epoch, for training on data whose copies must not count.
+        seed: seed of that order, the same on every rank.
+
     Example:
         >>> [list(EvaluationSampler(range(3), num_replicas=2, rank=r)) for r in range(2)]
         [[0, 2], [1, -1]]
     """
 
-    def __init__(self, dataset: Any, num_replicas: int | None = None, rank: int | None = None) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=False)
+    def __init__(
+        self,
+        dataset: Any,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed)
 
     def __iter__(self) -> Any:
         """Indices of this rank; ``-1 - i`` is an uncounted copy of item i."""
         size = len(self.dataset)  # type: ignore[arg-type]  # Dataset declares no __len__
-        shared = (*range(size), *(-1 - i % size for i in range(self.total_size - size)))
+        order = list(range(size))
+        if self.shuffle:
+            order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        shared = (*order, *(-1 - order[i % size] for i in range(self.total_size - size)))
         return iter(shared[self.rank :: self.num_replicas])

@@ -184,6 +184,22 @@ def test_from_the_embedded_data_through_every_operator(trained, weights, tmp_pat
     assert len({record["released_weights"] for record in records}) == 3
 
 
+def test_every_approximate_operator_on_the_embedded_data(weights):
+    """One step of a max-phase, eleven of a min-phase; settings are changed on the command line."""
+    names = {"scrub": "Scrub", "scrub_r": "ScrubRewind", "neg_grad_plus": "NegGradPlus", "cf_k": "CFk", "eu_k": "EUk"}
+    usual = ["unlearn", *USUAL, f"--init_from={weights}", "--trainer.max_steps=12"]
+    for name in names:
+        phases = ["--trainer.callbacks.min_phase=11"] if name.startswith("scrub") else []
+        main([*usual, "--config", str(CONFIGS / "unlearn" / f"{name}.yaml"), *phases])
+    records = [read(Path(f"runs/unlearn-{n}/unlearned/unlearning.json")) for n in range(len(names))]
+    assert [record["operator"] for record in records] == list(names.values())
+    assert {(record["guarantee"], record["completed"], record["steps"]) for record in records} == {
+        ("approximate", True, 12)
+    }
+    assert len(records[1]["rewind"]["curve"]) == 2
+    assert len(records[3]["trained_blocks"]) == 3
+
+
 def test_two_processes_do_what_one_does(weights, tmp_path):
     """Seven test images leave the second process one short: no image may count twice."""
     two = ["--trainer.strategy=ddp", "--trainer.devices=2"]

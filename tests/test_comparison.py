@@ -94,6 +94,16 @@ def test_a_finished_comparison_is_printed_again_without_training(copy):
     assert all(after[path] == content for path, content in before.items())
 
 
+def test_rows_beyond_the_usual_join_when_asked_for(copy):
+    more = ["neg_grad_plus", "cf_k", "eu_k"]
+    printed = run(copy, methods=["coarse", *more])
+    assert printed.count("seed 0: ") == len(more)
+    for name in more:
+        assert METHODS[name].title in printed
+        record = json.loads((copy / "weights" / f"{name}-seed0" / "unlearning.json").read_text())
+        assert record["guarantee"] == "approximate"
+
+
 def test_another_seed_joins(copy):
     printed = run(copy, seeds=(0, 1), methods=["coarse", "fine_tune"])
     assert printed.count("seed 1: ") == 2

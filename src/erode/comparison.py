@@ -19,12 +19,17 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import default_collate
 
 from .callbacks import (
+    CFk,
+    EUk,
     FineTune,
     GradientClipping,
     ModelClipping,
+    NegGradPlus,
     NegGradSeg,
     OutputPerturbation,
     Retrain,
+    Scrub,
+    ScrubRewind,
     UnlearningOperator,
 )
 from .comparison_report import print_table
@@ -43,6 +48,11 @@ MethodName = Literal[
     "neg_grad",
     "retain_view",
     "oracle",
+    "scrub",
+    "scrub_r",
+    "neg_grad_plus",
+    "cf_k",
+    "eu_k",
     "gradient_clipping",
     "model_clipping",
     "output_perturbation",
@@ -119,6 +129,15 @@ METHODS: dict[MethodName, Method] = {
         View.RETAIN,
         lambda folder: GradientClipping(folder=folder),
     ),
+    "scrub": Method("SCRUB", "SCRUB", View.FINE_SUBSET, lambda folder: Scrub(folder=folder), from_coarse=True),
+    "scrub_r": Method(
+        "SCRUB+R", "SCRUB+R", View.FINE_SUBSET, lambda folder: ScrubRewind(folder=folder), from_coarse=True
+    ),
+    "neg_grad_plus": Method(
+        "NegGrad+", "NegGrad+", View.FINE_SUBSET, lambda folder: NegGradPlus(folder=folder), from_coarse=True
+    ),
+    "cf_k": Method("CF-k", "CF-k", View.FINE_SUBSET, lambda folder: CFk(folder=folder), from_coarse=True),
+    "eu_k": Method("EU-k", "EU-k", View.FINE_SUBSET, lambda folder: EUk(folder=folder), from_coarse=True),
 }
 
 

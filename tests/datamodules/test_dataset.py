@@ -15,10 +15,11 @@ from erode.masks import DiskDilation, View
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.integers(1, 40), st.integers(1, 12))
-def test_every_item_counts_once_and_every_process_does_as_much(size, world):
-    """Also with more processes than items, where some see nothing but copies."""
-    shares = [list(EvaluationSampler(range(size), num_replicas=world, rank=rank)) for rank in range(world)]
+@given(st.integers(1, 40), st.integers(1, 12), st.booleans())
+def test_every_item_counts_once_and_every_process_does_as_much(size, world, shuffle):
+    """Also with more processes than items, where some see nothing but copies; in order, or in that of an epoch."""
+    samplers = [EvaluationSampler(range(size), world, rank, shuffle, seed=3) for rank in range(world)]
+    shares = [list(sampler) for sampler in samplers]
     assert len({len(share) for share in shares}) == 1
     indices = [index for share in shares for index in share]
     assert sorted(index for index in indices if index >= 0) == list(range(size))

@@ -1,0 +1,215 @@
+"""SCRUB: a student that leaves its teacher on forget atoms and stays with it on retained ones."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from ..distillation import divergence_from_teacher
+from ..masks import View
+from .atom_batches import BatchKeys, mean_over
+from .own_loss import OwnLoss, logits_of
+from .teacher import Teacher
+
+
+class Scrub(OwnLoss):
+    """Replace the training step by pixel-wise SCRUB (theory §6), with the original model as the teacher.
+
+    The run alternates. A *max-phase* ascends on ``KL_T(teacher ‖ student)`` over forget atoms; each of the first
+    ``msteps`` is followed by a *min-phase* that descends on ``α · KL_T + γ · cross-entropy`` over retained atoms, and
+    then min-phases follow to the end. Phases are counted in optimiser steps, or in epochs (of the longer of the two
+    loaders). The loss of a max-phase is unbounded, so keep it short: in the paper it is a pass over a forget set of a
+    few batches, and a min-phase one over all that is retained. One optimiser, the user's, takes all steps. On pixels
+    whose label was corrected (the ring of a finely annotated image) KL_T is left out of the min-phase: the teacher
+    says there what is to be forgotten.
+
+    A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
+    "forget": ...}``. Running statistics follow the retained images alone. A run that would end within or right
+    after a max-phase is refused, and releases nothing.
+
+    Guarantee: none (approximate). Stores the teacher in bfloat16, in its checkpoints too. A step costs one gradient
+    evaluation and one forward pass.
+
+    Args:
+        alpha: α ≥ 0, weight of staying with the teacher; 0.5, or 0.001 for large networks.
+        gamma: γ ≥ 0, weight of the retained labels.
+        temperature: T > 0 of both divergences.
+        msteps: max-phases; 0 = distillation on retained atoms alone.
+        max_phase: optimiser steps of a max-phase; None, as the next = an epoch.
+        min_phase: optimiser steps of a min-phase.
+        only_fine: retain the finely annotated images alone, instead of all that the retain view offers.
+        image_key: key (dict) or index (tuple) of the image in either batch.
+        fine_key: the same for the retained label, integer ``[B, *spatial]``, in the retained batch.
+        coarse_key: the same for the original label, integer ``[B, *spatial]``, in both batches.
+        role_key: the same for the role of each pixel; None = batches have none: all pixels of the retained batch are
+            retained, all coarse-foreground pixels of the forget batch are to be forgotten.
+        folder: see :class:`~erode.callbacks.UnlearningOperator`.
+
+    Raises:
+        ValueError: for arguments out of range.
+        MisconfigurationException: for manual optimisation, for a run that would end in a max-phase, and for batches
+            without these entries.
+
+    Source: Kurmanji et al. 2023, §3 and algorithm 1.
+    """
+
+    guarantee = "approximate"
+    paper = "SCRUB (Kurmanji et al. 2023), pixel-wise"
+    stores = "the original weights in bfloat16"
+    evaluations_per_step = 4 / 3
+    asks_for_forget = True
+    view = View.RETAIN
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        gamma: float = 1.0,
+        temperature: float = 4.0,
+        msteps: int = 3,
+        max_phase: int | None = 1,
+        min_phase: int | None = 20,
+        only_fine: bool = True,
+        image_key: str | int = "image",
+        fine_key: str | int = "mask",
+        coarse_key: str | int = "coarse",
+        role_key: str | int | None = "role",
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__(folder)
+        if alpha < 0 or gamma < 0 or alpha + gamma == 0:
+            raise ValueError(f"alpha and gamma must not be negative, nor both 0; got {alpha} and {gamma}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}; 4 is a usual choice")
+        if msteps < 0:
+            raise ValueError(f"msteps counts max-phases, got {msteps}; 3 is a usual choice")
+        lengths = [length for length in (max_phase, min_phase) if length is not None]
+        if len(lengths) == 1 or any(length < 1 for length in lengths):
+            raise ValueError(
+                f"max_phase and min_phase are both at least 1 step, or both None = an epoch; "
+                f"got {max_phase} and {min_phase}"
+            )
+        self.alpha = alpha
+        self.gamma = gamma
+        self.temperature = temperature
+        self.msteps = msteps
+        self.max_phase = max_phase
+        self.min_phase = min_phase
+        self.only_fine = only_fine
+        self.image_key = image_key
+        self.fine_key = fine_key
+        self.coarse_key = coarse_key
+        self.role_key = role_key
+        if only_fine:
+            self.view = View.FINE_SUBSET
+        self._keys = BatchKeys(image_key, fine_key, coarse_key, role_key)
+        self._teacher: Teacher | None = None
+        self._stored: dict[str, Tensor] | None = None
+        self._phase = -1
+
+    # Order of a run ------------------------------------------------------------------------------------------
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse manual optimisation, and a run that would stop before what it pushed away is repaired."""
+        super().check(trainer, module)
+        trainer.fit_loop.setup_data()  # nothing knows the length of an epoch before
+        planned, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+        if math.isinf(planned) or planned < 1 or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            return
+        epoch = batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+        if self._pushes(self._phase_at(int(planned) - 1, int((planned - 1) // epoch))):
+            phases = f"{self.max_phase} and {self.min_phase}" if self.max_phase else f"an epoch ({epoch})"
+            raise MisconfigurationException(
+                f"{int(planned)} steps, in phases of {phases}, would end in a max-phase of {type(self).__name__}, "
+                "before the min-phase that repairs it; train longer, or choose a shorter max_phase and min_phase"
+            )
+
+    def remember(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep the original model as the teacher."""
+        self._teacher = Teacher(module)
+        self._phase = -1
+
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take over the training step."""
+        self._record["first_epoch"] = trainer.current_epoch
+        super().prepare(trainer, module)
+
+    def resume(self, trainer: Trainer, module: LightningModule) -> None:
+        """Go on with the teacher of the checkpoint: the weights are no longer the original ones."""
+        self._teacher, self._stored = Teacher(module, self._stored), None
+        super().prepare(trainer, module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the phase."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._phase = self._phase_now(trainer)
+
+    def learns_retained(self, trainer: Trainer) -> bool:
+        """Only in a min-phase."""
+        return not self._pushes(self._phase_now(trainer))
+
+    def loss(self, trainer: Trainer, module: LightningModule, batch: Any) -> tuple[Tensor, int]:
+        """Of the phase: ``-KL_T`` over forget atoms, or ``α · KL_T + γ · cross-entropy`` over retained ones."""
+        assert self._teacher is not None
+        if self._pushes(self._phase):
+            atoms = self._keys.forgotten(batch["forget"])
+            with self.statistics_held():
+                student = logits_of(module, atoms.image)
+            away = divergence_from_teacher(student, self._teacher.logits(module, atoms.image), self.temperature)
+            return -mean_over(trainer, away, atoms.where), len(atoms.image)
+        atoms = self._keys.retained(batch["retain"])
+        student = logits_of(module, atoms.image)
+        near = divergence_from_teacher(student, self._teacher.logits(module, atoms.image), self.temperature)
+        labels = F.cross_entropy(student.float(), atoms.label, reduction="none")
+        kept = atoms.where & ~self._keys.corrected(batch["retain"], atoms)
+        loss = self.alpha * mean_over(trainer, near, kept) + self.gamma * mean_over(trainer, labels, atoms.where)
+        return loss, len(atoms.image)
+
+    def shortfall(self) -> str | None:
+        """A run that stopped early may have stopped where nothing was repaired yet."""
+        if self._pushes(self._phase):
+            return f"the run stopped in max-phase {self._phase // 2 + 1}, before the min-phase that repairs it"
+        return None
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """How many phases there were."""
+        return {"phases": self._phase + 1, "max_phases": min(self.msteps, self._phase // 2 + 1)}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the teacher go."""
+        super().teardown(trainer, pl_module, stage)
+        self._teacher = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher and the phase, beside the record."""
+        teacher = None if self._teacher is None else self._teacher.state()
+        return {**super().state_dict(), "teacher": teacher, "phase": self._phase}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the teacher of a run that was cut short."""
+        super().load_state_dict(state_dict)
+        self._stored, self._phase = state_dict["teacher"], state_dict["phase"]
+
+    # Phases --------------------------------------------------------------------------------------------------
+
+    def _phase_now(self, trainer: Trainer) -> int:
+        step = trainer.global_step - int(self._record["first_step"])
+        return self._phase_at(step, trainer.current_epoch - int(self._record["first_epoch"]))
+
+    def _phase_at(self, step: int, epoch: int) -> int:
+        if self.max_phase is None or self.min_phase is None:
+            return epoch
+        pair = self.max_phase + self.min_phase
+        pairs, left = divmod(step, pair)
+        if pairs < self.msteps:
+            return 2 * pairs + (left >= self.max_phase)
+        return 2 * self.msteps + (step - self.msteps * pair) // self.min_phase
+
+    def _pushes(self, phase: int) -> bool:
+        """Phases 0, 2, 4 … are max-phases until there were ``msteps``."""
+        return phase >= 0 and phase % 2 == 0 and phase // 2 < self.msteps
