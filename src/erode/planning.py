@@ -221,7 +221,11 @@ def candidate(kind: type[UnlearningOperator], made: UnlearningOperator | None = 
 
 
 def _try(kind: type[UnlearningOperator], settings: dict[str, Any]) -> Candidate:
+    wanted = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
+    missing = ", ".join(name for name in wanted if name not in settings)
     try:
+        if missing:
+            raise ValueError(f"{missing} belong to the request, not to the network; configure it as the run's operator")
         return candidate(kind, kind(**settings))
     except (ValueError, TypeError, MisconfigurationException) as error:
         return Candidate(

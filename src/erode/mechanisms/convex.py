@@ -69,7 +69,8 @@ class ResidualMechanism(OneGaussian):
     @classmethod
     def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
         """See the base class."""
-        return cls(sigma=residual_sigma(epsilon, delta, **constants) * SLACK, **constants)
+        rest = {name: value for name, value in constants.items() if name != "steps"}
+        return cls(sigma=residual_sigma(epsilon, delta, **rest) * SLACK, **constants)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,8 @@ class NewtonMechanism(OneGaussian):
     @classmethod
     def calibrated(cls, epsilon: float, delta: float, **constants: Any) -> Self:
         """See the base class."""
-        return cls(sigma=newton_sigma(epsilon, delta, **constants) * SLACK, **constants)
+        rest = {name: value for name, value in constants.items() if name != "steps"}
+        return cls(sigma=newton_sigma(epsilon, delta, **rest) * SLACK, **constants)
 
 
 @dataclass(frozen=True, kw_only=True)
