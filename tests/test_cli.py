@@ -200,6 +200,20 @@ def test_every_approximate_operator_on_the_embedded_data(weights):
     assert len(records[3]["trained_blocks"]) == 3
 
 
+def test_a_certificate_is_verified_with_or_without_its_weights(weights, capsys):
+    short = ["--trainer.max_steps=4", "--trainer.callbacks+=GradientClipping", "--trainer.callbacks.steps=2"]
+    main(["unlearn", *USUAL, f"--init_from={weights}", *short, "--trainer.default_root_dir=run"])
+    files = [f"run/unlearned/{name}" for name in ("certificate.json", "weights.safetensors")]
+    capsys.readouterr()
+    main(["verify", files[0]])
+    assert "weights not given" in capsys.readouterr().out
+    for arguments in (files, [files[0], "--weights", files[1]]):
+        main(["verify", *arguments])
+        assert "weights belong to it" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="these are other weights"):
+        main(["verify", files[0], str(weights)])
+
+
 def test_two_processes_do_what_one_does(weights, tmp_path):
     """Seven test images leave the second process one short: no image may count twice."""
     two = ["--trainer.strategy=ddp", "--trainer.devices=2"]

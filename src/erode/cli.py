@@ -242,6 +242,9 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
 COMPOSED_VERBS = {"audit"}
 """Those whose required arguments have names, so that configurations can give them; other verbs take files in order."""
 
+SECOND_FILE = {"verify": "--weights"}
+"""Optional arguments that people give as a second file; jsonargparse takes required ones by position only."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors are raised."""
@@ -252,6 +255,8 @@ def main(args: Sequence[str] | None = None) -> None:
     elif arguments and arguments[0] in PLAIN_VERBS:
         verb, rest = arguments[0], arguments[1:]
         by_name = verb in COMPOSED_VERBS
+        if verb in SECOND_FILE and len(rest) == 2 and not any(word.startswith("-") for word in rest):
+            rest = [rest[0], SECOND_FILE[verb], rest[1]]
         written = auto_cli(PLAIN_VERBS[verb], args=rest, prog=f"erode {verb}", as_positional=not by_name)
         if written is not None:
             print(written)
