@@ -27,7 +27,8 @@ class NegGradPlus(GuardedLoss):
     Guarantee: none (approximate). Stores one copy of the weights on the CPU. Two gradient evaluations per step.
 
     Args:
-        beta: β in (0, 1]; 0.95 for small networks, 0.9999 for large ones; 1 = fine-tuning.
+        beta: β in (0, 1]; 1 = fine-tuning. Published: 0.95 for small networks, 0.9999 for large ones; forget atoms are most
+            of a lesion here, and 0.95 unlearns the lesion.
         only_fine: retain the finely annotated images alone, instead of all that the retain view offers.
         collapse_ratio: smallest predicted-to-fine foreground ratio that still counts as well; 0 = no guard.
         check_every: batches from one look of the guard to the next.
@@ -53,7 +54,7 @@ class NegGradPlus(GuardedLoss):
 
     def __init__(
         self,
-        beta: float = 0.95,
+        beta: float = 0.99,
         only_fine: bool = True,
         collapse_ratio: float = 0.1,
         check_every: int = 10,
@@ -65,7 +66,7 @@ class NegGradPlus(GuardedLoss):
     ) -> None:
         super().__init__(collapse_ratio, check_every, folder)
         if not 0 < beta <= 1:
-            raise ValueError(f"beta must lie in (0, 1], got {beta}; 1 is plain fine-tuning, 0.95 a usual choice")
+            raise ValueError(f"beta must lie in (0, 1], got {beta}; 1 is plain fine-tuning, 0.99 a usual choice")
         self.beta = beta
         self.only_fine = only_fine
         self.image_key = image_key

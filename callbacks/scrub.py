@@ -37,7 +37,8 @@ class Scrub(OwnLoss):
     evaluation and one forward pass.
 
     Args:
-        alpha: α ≥ 0, weight of staying with the teacher; 0.5, or 0.001 for large networks.
+        alpha: α ≥ 0, weight of staying with the teacher. Published: 0.5, or 0.001 for large networks; a teacher that
+            learnt a shortcut teaches it on retained images too, so less was better here.
         gamma: γ ≥ 0, weight of the retained labels.
         temperature: T > 0 of both divergences.
         msteps: max-phases; 0 = distillation on retained atoms alone.
@@ -68,7 +69,7 @@ class Scrub(OwnLoss):
 
     def __init__(
         self,
-        alpha: float = 0.5,
+        alpha: float = 0.1,
         gamma: float = 1.0,
         temperature: float = 4.0,
         msteps: int = 3,
