@@ -27,8 +27,8 @@ class NegGradPlus(GuardedLoss):
     Guarantee: none (approximate). Stores one copy of the weights on the CPU. Two gradient evaluations per step.
 
     Args:
-        beta: β in (0, 1]; 1 = fine-tuning. Published: 0.95 for small networks, 0.9999 for large ones; forget atoms are most
-            of a lesion here, and 0.95 unlearns the lesion.
+        beta: β in (0, 1]; 1 = fine-tuning. Published: 0.95 for small networks, 0.9999 for large ones; forget atoms
+            are most of a lesion here, and 0.95 unlearns the lesion.
         only_fine: retain the finely annotated images alone, instead of all that the retain view offers.
         collapse_ratio: smallest predicted-to-fine foreground ratio that still counts as well; 0 = no guard.
         check_every: batches from one look of the guard to the next.
