@@ -41,6 +41,13 @@ class CertifiedOperator(UnlearningOperator):
         self.target = target
         self.seed = seed
         self._shapes: dict[str, list[int]] = {}
+        self._ended_with: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the weights that an earlier run ended with."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._ended_with = None
 
     @abstractmethod
     def account(self) -> Account:
@@ -65,13 +72,18 @@ class CertifiedOperator(UnlearningOperator):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release the weights, and the certificate beside them."""
         super().on_train_end(trainer, pl_module)
+        self._ended_with = weights_digest(pl_module)
         if self.released and trainer.is_global_zero:
             self._write_certificate(trainer, None)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put a certificate for the weights of this moment into the checkpoint."""
         if self._record:
-            checkpoint[CHECKPOINT_KEY] = self._certificate(trainer, self.shortfall(), released_file=None)
+            why_not = self.shortfall()
+            over = self._statistics is None
+            if why_not is None and over and weights_digest(trainer.lightning_module) != self._ended_with:
+                why_not = "the weights are not those that the run ended with"
+            checkpoint[CHECKPOINT_KEY] = self._certificate(trainer, why_not, released_file=None)
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         super()._write_incomplete(trainer, why)

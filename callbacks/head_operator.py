@@ -61,6 +61,7 @@ class HeadOperator(CertifiedOperator):
         self._account = NoisyIteration()
         self._taken = 0
         self._why_not: str | None = None
+        self._moved = False
         self._noise: KeyedNoise | None = None
         self._buffers: dict[str, Tensor] = {}
 
@@ -88,6 +89,7 @@ class HeadOperator(CertifiedOperator):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Prove that the forget set reached the head only."""
         self._account, self._taken, self._why_not = NoisyIteration(), 0, None
+        self._moved = False
         del self._record["initial_weights"]  # their hash would let anyone test a guess of the original weights
         with torch.no_grad():
             for name, buffer in module.named_buffers():
@@ -118,6 +120,7 @@ class HeadOperator(CertifiedOperator):
             with torch.no_grad():
                 head.copy_(trainer.strategy.broadcast(moved.cpu()).to(head.device))
             check_rounding([head], self.mechanism.sigma)
+            self._moved = True
         # Built anew: some optimisers copy the weights when they are made, and those were the original ones.
         trainer.strategy.setup_optimizers(trainer)
         trainer.should_stop = True
@@ -130,7 +133,8 @@ class HeadOperator(CertifiedOperator):
 
     def shortfall(self) -> str | None:
         """What :meth:`move` could not reach releases nothing."""
-        return self._why_not or super().shortfall()
+        missing = None if self._moved else "the new head was drawn, but not put in place"
+        return self._why_not or super().shortfall() or missing
 
     def account(self) -> Account:
         """The draws so far."""

@@ -19,7 +19,7 @@ from ..certificate import Account, Target
 from ..masks import View
 from ..mechanisms import BallMechanism
 from ..plan import Outlook, Regime, too_many_pixels
-from ..weights import weights_digest
+from ..weights import state_digest, weights_digest
 from .certified import CertifiedOperator
 from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
 from .noise import KeyedNoise, shared_secret
@@ -92,6 +92,7 @@ class NoisyPhase(CertifiedOperator):
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
         self._buffers: dict[str, Tensor] = {}
+        self._frozen = ""
 
     @abstractmethod
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
@@ -165,6 +166,11 @@ class NoisyPhase(CertifiedOperator):
         super().teardown(trainer, pl_module, stage)
         self._noise = self._optimizer = None
 
+    def shortfall(self) -> str | None:
+        """Until the hand-over is complete, buffers follow weights that lack noise, and ranks may differ."""
+        missing = None if self._handed_back else "the last certified step was not yet followed by the hand-over"
+        return super().shortfall() or missing
+
     def account(self) -> Account:
         """The certified steps so far."""
         return Account(steps=self._taken, blocks=self._account.blocks)
@@ -208,6 +214,7 @@ class NoisyPhase(CertifiedOperator):
     ) -> None:
         self.note_exposed(exposed)
         self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        self._frozen = _digest_of_others(module, exposed)
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
         self._optimizer = NoisySGD(list(exposed.values()), theta_0, self.update, self.add_noise, self.learning_rate)
@@ -225,6 +232,7 @@ class NoisyPhase(CertifiedOperator):
             return
         self._optimizer.check_untouched()
         self._forget_buffers(trainer.lightning_module)
+        self._check_frozen(trainer.lightning_module)
         _check_ranks_agree(trainer, self._optimizer)
         if self.shrink:
             self._shrink(trainer.lightning_module)
@@ -263,9 +271,22 @@ class NoisyPhase(CertifiedOperator):
                 )
         self._buffers = {}
 
+    def _check_frozen(self, module: LightningModule) -> None:
+        """Parameters outside of the exposed ones get no noise, so nothing may have been copied into them."""
+        if _digest_of_others(module, exposed_parameters(module, self.exposed)) != self._frozen:
+            raise MisconfigurationException(
+                "a parameter that is not exposed changed in the noisy phase, when weights still carried the forget "
+                "set, and it gets no noise; keep averages and teachers out of the module, or still until the hand-over"
+            )
+
     def _reset_statistics(self) -> None:
         if self._statistics is not None:
             self._statistics.reset()
+
+
+def _digest_of_others(module: nn.Module, exposed: dict[str, nn.Parameter]) -> str:
+    hidden = {id(parameter) for parameter in exposed.values()}
+    return state_digest({name: p.detach() for name, p in module.named_parameters() if id(p) not in hidden})
 
 
 def _check_ranks_agree(trainer: Trainer, optimizer: NoisySGD) -> None:

@@ -84,8 +84,9 @@ class NoisySGD(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing but the shown learning rate; a checkpoint of a step that was not finite is refused."""
-        self._finite.settle()
+        """Nothing but the shown learning rate; refused for a step that was not finite, or was cut short."""
+        # Between update and noise the weights have moved by what no account knows of: nobody may resume from there.
+        self.check_untouched()
         return super().state_dict()
 
     def check_untouched(self) -> None:
@@ -93,8 +94,9 @@ class NoisySGD(Optimizer):
         self._finite.settle()
         if self._current_versions() != self._versions:
             raise MisconfigurationException(
-                "another callback or hook wrote the exposed weights between two certified steps, so nothing is known "
-                "of them any more; remove it, or let it run in a later fit on the released weights"
+                "another callback or hook wrote the exposed weights between two certified steps, or a step was cut "
+                "short, so nothing is known of them any more; remove it, or let it run in a later fit on the released "
+                "weights"
             )
 
     def _current_versions(self) -> list[int]:

@@ -185,8 +185,7 @@ class UnlearningOperator(Callback):
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         retained = _pair(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
-        role = retained.get("role") if isinstance(retained, Mapping) else None
-        if isinstance(role, Tensor) and bool((role == Role.FORGET).any()):
+        if _holds_forget_atoms(retained):
             raise MisconfigurationException(
                 f"the training loader still serves forget atoms to {type(self).__name__}; "
                 f"serve the view '{self.view.value}' instead (MaskDataModule.serve)"
@@ -298,6 +297,15 @@ def _pair(batch: Any, operator: str) -> Mapping[str, Any]:
         f"{operator} needs batches {{'retain': ..., 'forget': ...}}, the loader serves {has}; use a DataModule of "
         "ours, or give fit {'retain': loader, 'forget': loader}"
     )
+
+
+def _holds_forget_atoms(batch: Any) -> bool:
+    """Whether any part of a batch is marked: several loaders give their batches in a dict or a list."""
+    if isinstance(batch, Mapping):
+        role = batch.get("role")
+        marked = isinstance(role, Tensor) and bool((role == Role.FORGET).any())
+        return marked or any(_holds_forget_atoms(part) for part in batch.values())
+    return isinstance(batch, (list, tuple)) and any(_holds_forget_atoms(part) for part in batch)
 
 
 def _datamodule(trainer: Trainer) -> Any:

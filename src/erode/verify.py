@@ -114,6 +114,8 @@ def _check(content: Content) -> Mechanism:
     _require(content["noise"] == NOISE, "noise", "differs from that of this schema")
     d = sum(prod(shape) for shape in content["exposed"]["parameters"].values())
     _require(content["exposed"]["d"] == d, "exposed.d", f"is {content['exposed']['d']}, but the parameters have {d}")
+    sizes = getattr(made, "sizes", None)  # of blocks
+    _require(sizes is None or sum(sizes) == d, "mechanism.sizes", f"have {sizes} parameters of {d}")
     for name, digest in content["digests"].items():
         # A loader of someone else's knows no split; a checkpoint's certificate is for no file of its own.
         absent = name in ("split", "released_file") and digest is None

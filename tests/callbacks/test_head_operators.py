@@ -6,12 +6,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.accounting import newton_distance, residual_distance
 from erode.batch import FIELDS, NO_PRIOR, Role
 from erode.callbacks import NewtonStep, NoisyLearning, ProjectedNoisySGD, ResidualCertificate
+from erode.certificate import VerificationError
 from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights
@@ -262,3 +264,15 @@ def test_noise_of_the_residual_certificate_is_a_tolerance():
     operator = ResidualCertificate(epsilon=1.0, delta=1e-7, tolerance=1e-9, ridge=1e-3)
     assert operator.mechanism.sigma < 1e-5
     assert operator.mechanism.initial_distance() == residual_distance(tolerance=1e-9, ridge=1e-3)
+
+
+def test_a_head_refused_after_its_noise_was_drawn_leaves_no_certified_checkpoint(module, tmp_path):
+    made = trained(module, loader(coarse=2), tmp_path)
+    operator = ResidualCertificate(epsilon=None, sigma=1e-17, tolerance=1e-6, ridge=RIDGE, folder=tmp_path / "out")
+    with pytest.raises(MisconfigurationException, match="lost in the rounding"):
+        fit(
+            made, loader(coarse=2, forgotten=2), tmp_path, operator, OnExceptionCheckpoint(tmp_path, "cut"),
+            enable_checkpointing=True,
+        )  # fmt: skip
+    with pytest.raises(VerificationError, match="not put in place"):
+        verify(tmp_path / "cut.ckpt")

@@ -44,6 +44,7 @@ class CNSMechanism(OutputPerturbationMechanism):
 
     def initial_distance(self) -> float:
         """A run that starts at the anchor takes its own Newton step from there, so only ``noise`` is at the centre."""
+        super().initial_distance()  # refuses references of other mechanisms
         return self.radius if self.reference == "noise" else 2 * self.radius
 
     @classmethod
