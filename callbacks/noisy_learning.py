@@ -38,6 +38,7 @@ class Process:
         epochs: over all phases.
         carried: distance left by earlier requests.
         weights: digest of the head at this point.
+        images: fingerprint of each image with its labels, in the order of the data set.
     """
 
     learning_rate: float
@@ -49,6 +50,7 @@ class Process:
     epochs: int
     carried: float
     weights: str
+    images: list[int]
 
     @classmethod
     def load(cls, path: str | Path) -> Process:
@@ -142,7 +144,7 @@ class NoisyLearning(Callback):
         self._process = Process(
             learning_rate=self.learning_rate, ridge=pl_module.ridge, samples=objective.samples,
             batch_size=self.batch_size, radius=self.radius, sigma=self.sigma, epochs=self.epochs, carried=0.0,
-            weights=head_digest(head),
+            weights=head_digest(head), images=objective.fingerprints,
         )  # fmt: skip
         rank_zero_info(f"NoisyLearning: {self.epochs} epochs of {batches} batches over {objective.samples} images")
 

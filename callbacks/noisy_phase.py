@@ -25,7 +25,7 @@ from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
 from .observation import pixels_per_image
-from .refusals import check_rounding, check_setup, warn_of_early_checkpoints
+from .refusals import check_rounding, check_setup, forget_early_scores, warn_of_early_checkpoints
 
 
 class NoisyPhase(CertifiedOperator):
@@ -240,6 +240,7 @@ class NoisyPhase(CertifiedOperator):
         trainer.strategy.setup_optimizers(trainer)
         self._optimizer, self._noise, self._handed_back = None, None, True
         warn_of_early_checkpoints(trainer)
+        forget_early_scores(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 
     def _same_anchor(self, module: LightningModule) -> Anchor:

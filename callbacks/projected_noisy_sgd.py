@@ -95,6 +95,7 @@ class ProjectedNoisySGD(HeadOperator):
         self.radius = radius
         self.sigma = sigma
         self._process = None if learned is None else Process.load(learned)
+        self._images: list[int] = []
         super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, seed, folder)
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
@@ -109,6 +110,8 @@ class ProjectedNoisySGD(HeadOperator):
     def move(self, objective: RidgeObjective, start: Tensor) -> Tensor | None:
         """The last iterate."""
         self.check_samples(objective, self.samples)
+        self._check_changed(objective.fingerprints)
+        self._images = objective.fingerprints
         batches = self.samples // self.batch_size
         return noisy_sgd(
             objective.batch_gradient, start, batches=batches, epochs=self.mechanism.steps // batches,
@@ -125,7 +128,7 @@ class ProjectedNoisySGD(HeadOperator):
                 learning_rate=self.learning_rate, ridge=self.ridge, samples=self.samples, batch_size=self.batch_size,
                 radius=self.radius, sigma=mechanism.sigma, carried=mechanism.left(),
                 epochs=mechanism.trained_epochs + mechanism.steps // mechanism.batches,
-                weights=head_digest(head_of(pl_module, type(self).__name__)),
+                weights=head_digest(head_of(pl_module, type(self).__name__)), images=self._images,
             ).save(self._release_to)  # fmt: skip
 
     def _mechanism(self) -> NoisySGDMechanism:
@@ -157,6 +160,19 @@ class ProjectedNoisySGD(HeadOperator):
             ridge=self.ridge, batches=batches, sigma=self.sigma,
         )  # fmt: skip
         return NoisySGDMechanism(steps=epochs * batches, sigma=self.sigma, **constants)
+
+    def _check_changed(self, images: list[int]) -> None:
+        """Count what the loader serves otherwise than the process learnt it: the account rests on that number."""
+        if self._process is None:
+            return
+        pairs = zip(images, self._process.images, strict=True) if len(images) == len(self._process.images) else ()
+        changed = sum(now != then for now, then in pairs) if pairs else len(images)
+        if changed > self.changed:
+            raise MisconfigurationException(
+                f"ProjectedNoisySGD was given changed = {self.changed}, but {changed} of {len(images)} images or their "
+                f"labels are not those that {self.learned} was learnt from, at their places; give changed={changed}, "
+                "and serve the images in the same order"
+            )
 
     def _check_process(self, process: Process) -> None:
         names = ("learning_rate", "ridge", "samples", "batch_size", "radius")

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
     Callback,
+    EarlyStopping,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
@@ -97,6 +98,15 @@ def warn_of_early_checkpoints(trainer: Trainer) -> None:
                 "ModelCheckpoint until a later one beats it; release weights.safetensors, or a checkpoint that "
                 "`erode verify` accepts"
             )
+
+
+def forget_early_scores(trainer: Trainer) -> None:
+    """Let every EarlyStopping start anew: a best score of the noisy phase knows weights that had little noise yet."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, EarlyStopping):
+            worst = torch.tensor(torch.inf)
+            callback.best_score = worst if callback.monitor_op == torch.lt else -worst
+            callback.wait_count = 0
 
 
 def check_rounding(weights: Sequence[Tensor], sigma: float) -> None:

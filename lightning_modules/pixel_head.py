@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ..batch import Role
 from ..losses import soft_targets
 from ..ridge import Atoms, RidgeObjective, minimise
-from ..weights import load_weights, read_state
+from ..weights import load_weights, read_state, state_digest
 from .frozen_features import FrozenFeatures
 from .segmentation import SegmentationModule
 
@@ -150,16 +150,22 @@ class PixelHead(SegmentationModule):
             raise ValueError(f"batch_size = {batch_size} is more than the {size} images; lower it")
         groups = -(-size // READ) if batch_size is None else size // batch_size
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = [self._read(loader, range(size)[g::groups][rank::world], retained_only) for g in range(groups)]
+        prints = torch.zeros(size, dtype=torch.int64, device=_device(self))
+        batches = [
+            self._read(loader, range(size)[g::groups][rank::world], retained_only, prints) for g in range(groups)
+        ]
         images = [len(range(size)[group::groups]) for group in range(groups)]
-        return RidgeObjective(batches, images, self.ridge, self._total)
+        return RidgeObjective(batches, images, self.ridge, self._total, prints)
 
-    def _read(self, loader: DataLoader[Any], indices: range, retained_only: bool) -> Atoms:
+    def _read(self, loader: DataLoader[Any], indices: range, retained_only: bool, prints: Tensor) -> Atoms:
         parts = [self._empty()]
         collate = loader.collate_fn
         for first in range(0, len(indices), READ):
             items = [loader.dataset[index] for index in indices[first : first + READ]]
-            batch = self.trainer.strategy.batch_to_device(collate(items), self.device)
+            collated = collate(items)
+            for index, fingerprint in zip(indices[first : first + READ], self._fingerprints(collated), strict=True):
+                prints[index] = fingerprint
+            batch = self.trainer.strategy.batch_to_device(collated, self.device)
             self._check_once(batch)
             if retained_only and bool((batch["role"] == Role.FORGET).any()):
                 raise MisconfigurationException(
@@ -168,6 +174,15 @@ class PixelHead(SegmentationModule):
                 )
             parts.append(self._atoms(batch))
         return Atoms(*(torch.cat(column).to(_device(self)) for column in zip(*parts, strict=True)))
+
+    def _fingerprints(self, batch: dict[str, Any]) -> list[int]:
+        """What tells one image with its labels from another; never 0."""
+        targets, known = soft_targets(batch, self.num_classes)
+        found = []
+        for image, target, where in zip(batch["image"], targets, known, strict=True):
+            parts = {"image": image, "targets": torch.where(where, target, 0.0), "known": where}
+            found.append(int(state_digest(parts)[:15], 16) + 1)
+        return found
 
     def _atoms(self, batch: dict[str, Any]) -> Atoms:
         targets, known = soft_targets(batch, self.num_classes)

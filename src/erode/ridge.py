@@ -60,6 +60,8 @@ class RidgeObjective:
         images: number of images of each batch, over all processes.
         ridge: λ > 0.
         total: sums over processes.
+        fingerprints: of each image with its labels, by its place in the data set, ``[N]``, int64; 0 where another
+            process holds the image.
 
     Example:
         >>> atoms = Atoms(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1))
@@ -69,7 +71,12 @@ class RidgeObjective:
     """
 
     def __init__(
-        self, batches: Sequence[Atoms], images: Sequence[int], ridge: float, total: Total = lambda tensor: tensor
+        self,
+        batches: Sequence[Atoms],
+        images: Sequence[int],
+        ridge: float,
+        total: Total = lambda tensor: tensor,
+        fingerprints: Tensor | None = None,
     ) -> None:
         if not ridge > 0:
             raise ValueError(f"ridge must be > 0, got {ridge}: without it the objective is not strongly convex")
@@ -79,6 +86,7 @@ class RidgeObjective:
         self.images = list(images)
         self.ridge = ridge
         self._total = total
+        self.fingerprints: list[int] = [] if fingerprints is None else total(fingerprints).tolist()
 
     @property
     def samples(self) -> int:

@@ -174,12 +174,15 @@ def test_a_newton_step_from_other_weights_than_was_said_is_not_certified(wrong, 
 
 def test_requests_follow_one_another(module, tmp_path):
     """Two images, then one more: the second start carries what the first left."""
-    made, setting = module(), {"learning_rate": 1.0, "batch_size": 4, "radius": 3.0}
+    made, setting = (
+        module(),
+        {"learning_rate": 1.0, "batch_size": 4, "radius": 30.0},
+    )  # the whole ball is no nearer start
     fit(made, loader(coarse=3), tmp_path, NoisyLearning(epochs=6, sigma=0.05, folder=tmp_path, **setting))
     file = tmp_path / "noisy_learning.json"
     shared = {"samples": IMAGES, "ridge": RIDGE, "epsilon": 4.0, "epochs": 2, **setting}
     mechanisms = []
-    for changed, total in ((1, 2), (1, 3)):
+    for changed, total in ((2, 2), (1, 3)):
         operator = ProjectedNoisySGD(changed=changed, learned=file, folder=tmp_path / str(total), **shared)
         fit(made, loader(coarse=3, forgotten=total), tmp_path, operator)
         check_certificate(certificate(tmp_path / str(total)))
@@ -191,6 +194,12 @@ def test_requests_follow_one_another(module, tmp_path):
     stale = ProjectedNoisySGD(changed=1, learned=tmp_path / "noisy_learning.json", folder=tmp_path / "x", **shared)
     with pytest.raises(MisconfigurationException, match="belongs to other weights"):
         fit(made, loader(coarse=3, forgotten=3), tmp_path, stale)
+    understated = ProjectedNoisySGD(changed=0, learned=file, folder=tmp_path / "y", **shared)
+    with pytest.raises(
+        MisconfigurationException, match=r"changed = 0, but 3 of .* images or their labels are not those"
+    ):
+        fit(made, loader(coarse=3), tmp_path, understated)
+    assert not (tmp_path / "y" / "weights.safetensors").exists()
     with pytest.raises(ValueError, match="made with another radius"):
         ProjectedNoisySGD(changed=1, learned=file, **{**shared, "radius": 4.0})
 

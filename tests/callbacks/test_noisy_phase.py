@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
+    EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -503,3 +504,18 @@ def test_the_shrink_pulls_towards_the_anchor_and_keeps_the_certificate(operator_
     assert record["shrinkage"] == factor
     assert 0 < factor < 0.5
     torch.testing.assert_close(vectors[True], theta_0 + factor * (vectors[False] - theta_0))
+
+
+def test_early_stopping_starts_anew_at_the_hand_over(tmp_path):
+    """Else the free phase would end when it does because of a score of weights that had no noise yet."""
+    stop = EarlyStopping("loss", patience=100, check_on_train_epoch_end=True)
+    seen = []
+
+    class AtHandOver(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            seen.append((trainer.global_step, float(stop.best_score)))
+
+    fit(Module(network(norm=False)), tmp_path, GradientClipping(steps=4), stop, AtHandOver())
+    scores = dict(seen)
+    assert scores[3] < float("inf")
+    assert scores[4] == float("inf")
