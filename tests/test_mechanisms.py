@@ -173,3 +173,8 @@ def test_a_newton_step_from_the_anchor_may_end_anywhere_in_the_ball():
         for reference in REFERENCES
     }
     assert distances == {"retrained": 6.0, "anchor": 6.0, "noise": 3.0}
+
+
+def test_a_decay_away_from_the_anchor_is_refused():
+    with pytest.raises(ValueError, match="weight_decay must be a finite number >= 0"):
+        GradientClippingMechanism(reference="anchor", radius=1.0, sigma=1.0, steps=2, **{**STEP, "weight_decay": -1.0})

@@ -16,7 +16,7 @@ from ._version import __version__
 from .files import digest_of, write_json
 from .mechanisms import Mechanism
 
-SCHEMA = "erode-certificate/1"
+SCHEMA = "erode-certificate/2"
 """Raise the number when the meaning of a field changes."""
 
 CHECKPOINT_KEY = "erode_certificate"
@@ -37,9 +37,11 @@ ASSUMPTIONS = (
     "The anchor was computed without the forget set.",
     "Every batch of the run held retained data only. A loader of erode marks forget atoms, and they are refused; of "
     "another loader it is the owner's word.",
-    "Radius, clip norm, learning rate, steps, anchor and exposed parameters were chosen without the forget set.",
+    "Radius, clip norm, learning rate, ridge, tolerance, steps, anchor and exposed parameters were chosen without the "
+    "forget set; numbers of samples and of changed ones that the mechanism names are those of the request.",
     "Training is a function of current weights and retained data: no other code, and no buffer that is not saved, kept "
-    "a trace of the original weights. In-place writes to the exposed weights were watched for.",
+    "a trace of the original weights. Writes to the exposed weights were watched for as far as torch counts them: "
+    "those through Tensor.data are not counted.",
     "The noise is Gaussian, independent and secret. It comes from a Philox generator keyed from the operating "
     "system's entropy, which is not a cryptographic generator.",
     "Arithmetic is real: the noise is at least 16 units in the last place of the largest weight, and rounding below "

@@ -15,7 +15,7 @@ from ..accounting import (
     model_clipping_sigma,
     output_perturbation_sigma,
 )
-from ..accounting._checks import check_positive
+from ..accounting._checks import check_non_negative, check_positive
 from ..accounting.clipping import geometric_sum
 from .base import SLACK, Mechanism
 
@@ -109,6 +109,10 @@ class GradientClippingMechanism(BallMechanism):
     clip_norm: float
     learning_rate: float
     weight_decay: float
+
+    def __post_init__(self) -> None:
+        check_non_negative(weight_decay=self.weight_decay)
+        super().__post_init__()
 
     def bounds(self) -> tuple[float, float]:
         """``c = 1 - γλ``; s by reference."""
