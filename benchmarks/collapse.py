@@ -16,11 +16,12 @@ from typing import Any, cast
 
 from monai.networks.nets import UNet
 
-from erode import comparison
 from erode.callbacks import GradientClipping
+from erode.comparison import compare
 from erode.datamodules import ISICDataModule, MaskDataModule, SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.masks import DiskDilation, View
+from erode.methods import METHODS, Method, MethodName
 
 SIZES: dict[str, tuple[tuple[int, ...], int]] = {
     "52k": ((8, 16, 32, 64), 1),
@@ -33,19 +34,18 @@ LARGE_RADIUS = 10.0
 """C0 of the order of a trained network's norm."""
 
 
-def large_radius(title: str, shrink: bool) -> comparison.Method:
+def large_radius(title: str, shrink: bool) -> Method:
     """Gradient clipping with a radius that keeps all of the trained weights."""
-    return comparison.Method(
+    return Method(
         title,
         title,
         View.RETAIN,
-        lambda folder: GradientClipping(radius=LARGE_RADIUS, learning_rate=1.0, shrink=shrink, folder=folder),
+        lambda task: GradientClipping(radius=LARGE_RADIUS, learning_rate=1.0, shrink=shrink, folder=task.folder),
         from_coarse=True,
     )
 
 
-METHODS = {
-    **comparison.METHODS,
+LARGE_RADII = {
     "large_radius": large_radius("certified, C0 = 10", shrink=True),
     "large_radius_unshrunk": large_radius("certified, C0 = 10, no shrink", shrink=False),
 }
@@ -87,10 +87,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     arguments = parser.parse_args()
-    comparison.METHODS.update(cast("dict[comparison.MethodName, comparison.Method]", METHODS))
+    METHODS.update(cast("dict[MethodName, Method]", LARGE_RADII))
     for size in arguments.sizes:
         print(f"{arguments.data}, {size}")
-        comparison.compare(
+        compare(
             data(arguments.data, arguments.root),
             cast(Callable[[], SegmentationModule], functools.partial(network, size)),
             out=arguments.out / f"{arguments.data}-{size}",

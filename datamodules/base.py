@@ -96,6 +96,7 @@ class MaskDataModule(LightningDataModule):
         self._split: ForgetSplit | None = None
         self._prior: PositionPrior | None = None
         self._datasets: dict[str, MaskDataset] = {}
+        self._arrays: dict[str, Arrays] = {}
         self._forget_beside = False
 
     # What a subclass says ------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class MaskDataModule(LightningDataModule):
         """The position prior, fitted on the finely annotated images alone."""
         if self._prior is None:
             fine = frozenset(self.split.fine)
-            arrays = [self.read(case) for case in self.part("train") if case.id in fine]
+            arrays = [self._read_once(case) for case in self.part("train") if case.id in fine]
             pairs = [
                 (a.mask, self.coarsening(a.mask) if a.coarse is None else a.coarse)
                 for a in arrays
@@ -197,7 +198,7 @@ class MaskDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Read everything once and report every problem, before any training starts."""
         if self.validate_data:
-            validate_cases(self._all_cases(), self.read, self.num_classes, single_class=self.single_class)
+            validate_cases(self._all_cases(), self._read_once, self.num_classes, single_class=self.single_class)
             self.validate_data = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -266,6 +267,14 @@ class MaskDataModule(LightningDataModule):
         for name in ("train", "forget", "forgotten"):
             self._datasets.pop(name, None)
 
+    def _read_once(self, case: Case) -> Arrays:
+        """Pixels outlive a change of view, which makes another data set of them."""
+        if not self.cache:
+            return self.read(case)
+        if case.id not in self._arrays:
+            self._arrays[case.id] = self.read(case)
+        return self._arrays[case.id]
+
     def _all_cases(self) -> list[Case]:
         if self._cases is None:
             self._cases = self.cases()
@@ -291,7 +300,7 @@ class MaskDataModule(LightningDataModule):
     ) -> MaskDataset:
         return MaskDataset(
             cases,
-            self.read,
+            self._read_once,
             self.coarsening,
             view,
             fine_ids=fine,

@@ -114,6 +114,8 @@ class SyntheticDermoscopy(MaskDataModule):
         hair_rate: share of images with hair.
         mark_hair: count hair as an artefact in the artefact map. It is one, but it tells nothing of the class, so
             by default the map holds the spurious artefacts only.
+        task: ``multiclass``: background, benign and malignant lesion; ``binary``: background and lesion, on the same
+            pictures.
         seed: seed of the whole data set.
         kwargs: see :class:`MaskDataModule`.
 
@@ -140,6 +142,7 @@ class SyntheticDermoscopy(MaskDataModule):
         artefacts: Sequence[ArtefactName] = ("ruler", "ink", "patch"),
         hair_rate: float = 0.3,
         mark_hair: bool = False,
+        task: Literal["binary", "multiclass"] = "multiclass",
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -151,7 +154,9 @@ class SyntheticDermoscopy(MaskDataModule):
         self.artefacts = tuple(artefacts)
         self.hair_rate = hair_rate
         self.mark_hair = mark_hair
+        self.task = task
         self.seed = seed
+        self._painted: dict[str, int] = {}
         self._check()
 
     def _check(self) -> None:
@@ -166,12 +171,16 @@ class SyntheticDermoscopy(MaskDataModule):
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if not self.artefacts or not set(self.artefacts) <= set(get_args(ArtefactName)):
             raise ValueError(f"artefacts must name one or more of {get_args(ArtefactName)}, got {self.artefacts}")
+        if self.task not in ("binary", "multiclass"):
+            raise ValueError(f"task must be binary or multiclass, got {self.task!r}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, background first."""
+        if self.task == "binary":
+            return ["background", "lesion"]
         return ["background", "benign lesion", "malignant lesion"]
 
     def cases(self) -> list[Case]:
@@ -191,10 +200,11 @@ class SyntheticDermoscopy(MaskDataModule):
             shown = members[quota(rng, len(members), (1 + sign * self.correlations[part]) / 2)]
             for turn, index in enumerate(rng.permutation(shown)):
                 kinds[index] = self.artefacts[turn % len(self.artefacts)]
+        self._painted |= {f"{part}-{index:05d}": int(labels[index]) for index in range(number)}
         return [
             Case(
                 id=f"{part}-{index:05d}",
-                label=int(labels[index]),
+                label=int(labels[index]) if self.task == "multiclass" else 1,
                 part=part,
                 flags=_flags(kinds[index], bool(hairy[index])),
             )
@@ -203,11 +213,15 @@ class SyntheticDermoscopy(MaskDataModule):
 
     def read(self, case: Case) -> Arrays:
         """Paint one case."""
+        if not self._painted:
+            self.cases()
         key = (self.seed, PARTS.index(case.part), int(case.id.rpartition("-")[2]))
         shown = [Artefact[name.upper()] for name in get_args(ArtefactName) if case.flags[name]]
         arrays = self.generator.render(
-            key, case.label, artefact=shown[0] if shown else None, hair=bool(case.flags["hair"])
+            key, self._painted[case.id], artefact=shown[0] if shown else None, hair=bool(case.flags["hair"])
         )
+        if self.task == "binary" and arrays.mask is not None:
+            arrays.mask.clip(max=1, out=arrays.mask)
         if arrays.artefact is not None and not self.mark_hair:
             arrays.artefact[arrays.artefact == Artefact.HAIR] = 0
         return arrays

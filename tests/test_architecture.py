@@ -14,7 +14,19 @@ SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["s
 FOLDERS = {package: REPOSITORY / folder for package, folder in SETTINGS["package-dir"].items()}
 
 ROOMS = {"erode.callbacks", "erode.configs", "erode.datamodules", "erode.lightning_modules"}
-TOP = {"erode.audit", "erode.cli", "erode.comparison", "erode.planning", "erode.__main__"}
+TOP = {
+    "erode.__main__",
+    "erode.audit",
+    "erode.benchmark",
+    "erode.benchmark_grid",
+    "erode.cli",
+    "erode.comparison",
+    "erode.experiment",
+    "erode.forget_atoms",
+    "erode.methods",
+    "erode.planning",
+    "erode.protocols",
+}
 
 
 def module_name(package, root, path):

@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from ._version import __version__
 from .audit_report import LEVELS, print_attacks, roc_figure
-from .batch import Role
 from .datamodules import MaskDataModule
 from .datamodules.case import Case
 from .files import fresh_folder, write_json
-from .masks import ForgetSplit, View, ring, serve
+from .forget_atoms import ForgetAtoms, comparable_cases, log_likelihood
+from .masks import ForgetSplit
 from .metrics import Attack, MembershipInference
 from .pictures import save_figure
 from .weights import load_weights, weights_digest
@@ -119,118 +118,6 @@ def audit(
     return write_json(folder / "audit.json", content)
 
 
-def comparable_cases(
-    data: MaskDataModule, held_out: Literal["val", "test"], seed: int
-) -> tuple[list[Case], list[Case]]:
-    """Images with forget atoms, and held-out images with the same shares of classes.
-
-    Args:
-        data: the data.
-        held_out: part with the non-members.
-        seed: of the draw, where a class has more held-out images than its share.
-
-    Returns:
-        Members without the classes that no held-out image has; non-members.
-
-    Raises:
-        ValueError: if no class is on both sides, or some coarse masks are drawn and others derived.
-    """
-    coarse = set(data.split.coarse)
-    members = [case for case in data.part("train") if case.id in coarse]
-    others = data.part(held_out)
-    wanted, there = (Counter(case.label for case in side) for side in (members, others))
-    shared = sorted(wanted.keys() & there.keys() - {0})
-    if not shared:
-        raise ValueError(
-            f"no foreground class has both coarsely annotated training images and images in {held_out}; "
-            "use the other part, or another split"
-        )
-    drawn = {"coarse" in case.paths for case in (*members, *others)}
-    if len(drawn) > 1:
-        raise ValueError(
-            f"some coarse masks of the training images and of {held_out} are files, others come from the data's "
-            "coarsening, so atoms differ in kind; give every image a coarse mask, or none"
-        )
-    scale = min(there[label] / wanted[label] for label in shared)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    chosen: set[str] = set()
-    for label in shared:
-        names = sorted(case.id for case in others if case.label == label)
-        count = min(len(names), max(1, round(scale * wanted[label])))
-        chosen |= {names[index] for index in generator.permutation(len(names))[:count]}
-    return [case for case in members if case.label in shared], [case for case in others if case.id in chosen]
-
-
-class ForgetAtoms(Dataset[dict[str, Any]]):
-    """Images with their forget atoms, all treated as coarsely annotated (theory §1).
-
-    Args:
-        cases: members, then non-members.
-        members: how many are members.
-        data: reads and coarsens them.
-    """
-
-    def __init__(self, cases: Sequence[Case], members: int, data: MaskDataModule) -> None:
-        self._cases, self._members = cases, members
-        self._read, self._coarsening = data.read, data.coarsening
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(_group(case) for case in cases))}
-        self._clusters = [numbers[_group(case)] for case in cases]
-
-    def __len__(self) -> int:
-        return len(self._cases)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        case = self._cases[index]
-        arrays = self._read(case)
-        fine, coarse = arrays.mask, arrays.coarse
-        if coarse is None:
-            assert fine is not None  # validated by the DataModule
-            coarse = self._coarsening(fine)
-        served = serve(View.COARSE, fine, coarse, case.label, is_fine=False)
-        around = np.zeros(coarse.shape, np.bool_) if fine is None else ring(fine, coarse)
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(arrays.image)),
-            "mask": torch.from_numpy(served.mask),
-            "forget": torch.from_numpy(served.role == Role.FORGET),
-            "ring": torch.from_numpy(around),
-            "member": torch.tensor(index < self._members),
-            "index": torch.tensor(index),
-            "label": torch.tensor(case.label),
-            "cluster": torch.tensor(self._clusters[index]),
-        }
-
-
-def log_likelihood(network: nn.Module, image: Tensor, mask: Tensor) -> Tensor:
-    """Log-probability of each pixel's label: minus its cross-entropy.
-
-    Args:
-        network: maps images ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``.
-        image: on the network's device.
-        mask: labels ``[B, *spatial]``.
-
-    Returns:
-        float64 ``[B, *spatial]`` in nats, on the CPU.
-
-    Raises:
-        ValueError: for logits of another shape, or too few classes.
-
-    Example:
-        >>> log_likelihood(nn.Identity(), torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, dtype=torch.long)).item()
-        -0.6931471805599453
-    """
-    with torch.inference_mode():
-        logits = network(image)
-        expected = (len(image), *image.shape[2:])
-        if logits.ndim != image.ndim or (len(logits), *logits.shape[2:]) != expected or logits.shape[1] <= mask.max():
-            raise ValueError(
-                f"the model gives {list(logits.shape)} for images {list(image.shape)} with labels up to "
-                f"{int(mask.max())}; its forward pass must give one logit per pixel and class, background included"
-            )
-        # Single precision rounds the likelihoods of confident predictions to the same value, and an attack needs them.
-        likelihood: Tensor = logits.cpu().double().log_softmax(1).gather(1, mask.cpu()[:, None])[:, 0]
-        return likelihood
-
-
 def _attack(
     data: MaskDataModule,
     members: list[Case],
@@ -315,7 +202,3 @@ def _content(attack: Attack) -> dict[str, Any]:
 def _difference(own: Attack, other: Attack) -> dict[str, Any]:
     value, interval = own.minus(other)
     return {"value": value, "interval": list(interval)}
-
-
-def _group(case: Case) -> str:
-    return case.group or f"image {case.id}"

@@ -169,3 +169,14 @@ def test_painting_is_fast_enough_to_need_no_files():
         generator.render((i,), 2, Artefact.RULER, hair=True)
         seconds.append(time.perf_counter() - start)
     assert np.median(seconds) < 0.02
+
+
+def test_the_binary_task_shows_the_same_pictures_with_one_class_of_lesion():
+    both = {task: SyntheticDermoscopy(train_images=6, val_images=2, test_images=2, task=task) for task in
+            ("binary", "multiclass")}  # fmt: skip
+    assert both["binary"].class_names == ["background", "lesion"]
+    for one, other in zip(both["binary"].cases(), both["multiclass"].cases(), strict=True):
+        binary, multiclass = both["binary"].read(one), both["multiclass"].read(other)
+        assert one.label == 1
+        assert np.array_equal(binary.image, multiclass.image)
+        assert np.array_equal(binary.mask, np.minimum(multiclass.mask, 1))

@@ -1,0 +1,228 @@
+"""One row of a comparison: train or unlearn in one way with one seed, test, and keep what came out."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from .callbacks import SpuriousInformationMonitor
+from .datamodules import MaskDataModule, SyntheticDermoscopy
+from .files import digest_of, write_json
+from .forget_atoms import loss_attack
+from .lightning_modules import SegmentationModule
+from .methods import METHODS, MethodName, Task
+from .weights import load_weights, save_weights
+
+Row = dict[str, Any]
+"""What one run gave: ``method``, ``title``, ``seed``, ``unlearning``, ``metrics``, ``seconds``, ``split``."""
+
+
+class Experiment:
+    """Rows of one data set, one network and one length of training, kept in a folder and never computed twice.
+
+    Args:
+        data: any DataModule of ours; None = the embedded :class:`~erode.datamodules.SyntheticDermoscopy`.
+        model: makes a fresh module; None = the default network with the classes of the data.
+        out: folder for rows, weights and logs.
+        steps: gradient steps of each row.
+        evaluate_on: the part that the numbers come from.
+        accelerator: see Lightning's Trainer.
+        precision: see Lightning's Trainer.
+        epsilon: ε of certified rows.
+        delta: δ of certified rows.
+        validations: times that S_global and Dice are measured on the validation part on the way; 0 = never.
+        wandb_group: group of the runs in Weights & Biases; None = they are not logged there.
+
+    Raises:
+        ValueError: if ``out`` holds rows of other settings.
+    """
+
+    def __init__(
+        self,
+        data: MaskDataModule | None = None,
+        model: Callable[[], SegmentationModule] | None = None,
+        out: Path = Path("runs/compare"),
+        steps: int = 600,
+        evaluate_on: Literal["test", "val"] = "test",
+        accelerator: str = "auto",
+        precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        epsilon: float = 1.0,
+        delta: float = 1e-7,
+        validations: int = 0,
+        wandb_group: str | None = None,
+    ) -> None:
+        self.data = data or SyntheticDermoscopy()
+        self.model = model or functools.partial(
+            SegmentationModule, class_names=self.data.class_names, num_classes=self.data.num_classes
+        )
+        self.out = out
+        self.steps = steps
+        self.evaluate_on = evaluate_on
+        self.accelerator = accelerator
+        self.precision = precision
+        self.epsilon = epsilon
+        self.delta = delta
+        self.validations = validations
+        self.wandb_group = wandb_group
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
+        self.data.prepare_data()
+        self.settings = self._settings()
+        _claim(out, self.settings)
+
+    def row(self, name: MethodName, seed: int) -> Row:
+        """What one method gave with one seed, computed if it was not before."""
+        path = self.out / "rows" / f"{name}-seed{seed}.json"
+        if not path.exists():
+            write_json(path, self._run(name, seed))
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    def has(self, name: MethodName, seed: int) -> bool:
+        """Whether the row is there."""
+        return (self.out / "rows" / f"{name}-seed{seed}.json").exists()
+
+    def weights(self, name: MethodName, seed: int) -> Path:
+        """Where the weights of a row are."""
+        return self.out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
+
+    def draw_split(self, seed: int) -> None:
+        """Serve the forget/retain split of a seed, unless the data brought their own."""
+        if self.data.split_file is None and self.data.split_seed != seed:
+            self.data.redraw_split(seed)
+
+    def _run(self, name: MethodName, seed: int) -> Row:
+        method = METHODS[name]
+        self.draw_split(seed)
+        seed_everything(seed, verbose=False)
+        module = self.model()
+        folder = self.weights(name, seed).parent
+        shutil.rmtree(folder, ignore_errors=True)  # what a run that was cut short left behind; no row, no run
+        if method.from_coarse:
+            load_weights(module, self.weights("coarse", seed))
+        callbacks: list[Callback] = []
+        if method.operator is not None:
+            callbacks.append(method.operator(Task(folder, self.epsilon, self.delta)))
+        self.data.serve(method.view)  # an operator may ask for another view
+        trainer = self._trainer(name, seed, callbacks)
+        print(f"seed {seed}: {method.title}", flush=True)
+        started = time.monotonic()
+        trainer.fit(module, datamodule=self.data)
+        seconds = time.monotonic() - started
+        if method.operator is None:
+            save_weights(module, folder / "weights.safetensors")
+        evaluate = trainer.test if self.evaluate_on == "test" else trainer.validate
+        metrics = dict(evaluate(module, datamodule=self.data, verbose=False)[0])
+        self._finish_logs(trainer)
+        return {
+            "method": name,
+            "title": method.title,
+            "seed": seed,
+            "unlearning": None if method.operator is None else _unlearning(folder),
+            "metrics": {
+                **{key.removeprefix(f"{self.evaluate_on}/"): _number(value) for key, value in metrics.items()},
+                **self._membership(module),
+            },
+            "steps": trainer.global_step,
+            "seconds": round(seconds, 1),
+            "split": self.data.split.digest,
+        }
+
+    def _trainer(self, name: MethodName, seed: int, callbacks: list[Callback]) -> Trainer:
+        batches = len(self.data.train_dataloader())
+        validations: dict[str, Any] = {"check_val_every_n_epoch": None, "val_check_interval": self.steps + 1}
+        if self.validations:
+            callbacks = [*callbacks, SpuriousInformationMonitor(self.data.num_classes)]
+            validations["val_check_interval"] = max(1, self.steps // self.validations)
+        loggers: list[Logger] = [CSVLogger(self.out / "logs", name=f"{name}-seed{seed}")]
+        if self.wandb_group is not None:
+            loggers.append(
+                WandbLogger(
+                    name=f"{self.out.name}-{name}-seed{seed}",
+                    group=self.wandb_group,
+                    save_dir=self.out.absolute(),
+                    config={"method": name, "seed": seed, **self.settings},
+                )
+            )
+        return Trainer(
+            accelerator=self.accelerator,
+            devices=1,
+            precision=self.precision,
+            max_steps=self.steps,
+            max_epochs=math.ceil(self.steps / batches),  # more than enough; for the progress bar
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=self.out,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=-1 if self.validations else 0,
+            log_every_n_steps=10,
+            **validations,  # otherwise nothing is chosen on the way, so nothing is validated either
+        )
+
+    def _finish_logs(self, trainer: Trainer) -> None:
+        """The next row is a run of its own."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+
+    def _membership(self, module: SegmentationModule) -> dict[str, float | None]:
+        """How well the loss tells images with forget atoms from validation images."""
+        attack = loss_attack(self.data, module.eval())
+        found = (math.nan, math.nan) if attack is None else (attack.auc, attack.tpr)
+        return dict(zip(("membership_auc", "membership_tpr"), map(_number, found), strict=True))
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "data": self.data.describe(),
+            "model": self.model().describe(),
+            "steps": self.steps,
+            "precision": self.precision,
+            "evaluated on": self.evaluate_on,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "validations": self.validations,
+            "torch": torch.__version__,
+        }
+
+
+def _unlearning(folder: Path) -> dict[str, Any]:
+    """What the operator promises and cost, from the files it left."""
+    record = json.loads((folder / "unlearning.json").read_text(encoding="utf-8"))
+    if not record["completed"]:
+        raise RuntimeError(f"{record['operator']} released nothing: {record['why']}")
+    promise = record
+    if "certificate" in record:
+        promise = json.loads((folder / record["certificate"]).read_text(encoding="utf-8"))["claim"] or {}
+    return {
+        "guarantee": record["guarantee"],
+        "epsilon": promise.get("epsilon"),
+        "delta": promise.get("delta"),
+        "gradient_evaluations": record["gradient_evaluations"],
+    }
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings into a new folder, or make sure that an old one belongs to the same comparison."""
+    path = out / "settings.json"
+    if path.exists():
+        if digest_of(json.loads(path.read_text(encoding="utf-8"))) != digest_of(settings):
+            raise ValueError(
+                f"{out} holds a comparison with other settings; nothing is overwritten, choose another out"
+            )
+    else:
+        write_json(path, settings)
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if value == value else None
