@@ -18,7 +18,6 @@ TOP = {
     "erode.__main__",
     "erode.audit",
     "erode.benchmark",
-    "erode.benchmark_grid",
     "erode.cli",
     "erode.comparison",
     "erode.experiment",

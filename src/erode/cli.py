@@ -21,6 +21,7 @@ from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short c
 from ._version import __version__
 from .anchor import make_anchor
 from .audit import audit
+from .benchmark import benchmark
 from .callbacks import ExposureLedger, PredictionWriter
 from .callbacks.exposure_ledger import INITIALISATION
 from .callbacks.operator import operators_of
@@ -230,6 +231,7 @@ def anchor(
 
 PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "anchor": anchor,
+    "benchmark": benchmark,
     "compare": compare,
     "report": report,
     "rewind": rewind,

@@ -25,7 +25,7 @@ from .methods import METHODS, MethodName, Task
 from .weights import load_weights, save_weights
 
 Row = dict[str, Any]
-"""What one run gave: ``method``, ``title``, ``seed``, ``unlearning``, ``metrics``, ``seconds``, ``split``."""
+"""What one run gave: method, title, seed, promise and cost of the operator, metrics, steps, size, seconds, split."""
 
 
 class Experiment:
@@ -133,6 +133,7 @@ class Experiment:
                 **self._membership(module),
             },
             "steps": trainer.global_step,
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
             "seconds": round(seconds, 1),
             "split": self.data.split.digest,
         }

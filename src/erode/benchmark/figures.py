@@ -1,0 +1,184 @@
+"""Results as pictures: Dice against leakage, S_global through unlearning, and the map of collapse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+
+from ..pictures import COLOURS, INK, new_figure, save_figure
+from .tables import cells_of
+
+MARKERS = "osD^vP*X<>h"
+"""Eleven, which shares no factor with the number of colours, so that 66 methods stay apart."""
+
+BEST = "retain_view"
+"""Exact retraining, which certified rows are held against."""
+
+
+def draw_figures(results: pd.DataFrame, out: Path) -> list[Path]:
+    """Draw every figure that the results can fill.
+
+    Args:
+        results: the results file.
+        out: folder of the results; ``cells`` in it holds the logs of the rows.
+
+    Returns:
+        The pictures written.
+    """
+    figures = {
+        "dice_leakage.png": leakage_figure(results),
+        "s_global.png": spurious_figure(results, out),
+        "collapse.png": collapse_figure(results),
+    }
+    return [save_figure(figure, out / name) for name, figure in figures.items() if figure is not None]
+
+
+def leakage_figure(results: pd.DataFrame) -> Figure | None:
+    """Lesion Dice against leakage: one panel per cell, one point per method, 95 % intervals of the means over seeds.
+
+    Returns:
+        None where nothing was tested with artefact masks.
+    """
+    if results.empty or "leakage" not in results:
+        return None
+    cells = [(name, cell) for name, cell in cells_of(results) if cell["leakage"].notna().any()]
+    if not cells:
+        return None
+    styles = _styles(results)
+
+    def panel(axis: Axes, cell: pd.DataFrame) -> None:
+        for method, runs in cell.groupby("method", sort=False):
+            (x, dx), (y, dy) = (_interval(runs[name]) for name in ("leakage", "dice_lesion"))
+            axis.errorbar(
+                x, y, xerr=dx, yerr=dy, capsize=2, markersize=6, linewidth=0.9, label=runs["title"].iloc[0],
+                **styles[str(method)],
+            )  # fmt: skip
+        axis.set_xlim(-0.02, None)
+        axis.set_xlabel("leakage: artefact pixels taken for a lesion (rate)", fontsize=8)
+        axis.set_ylabel("lesion Dice, fine masks", fontsize=8)
+
+    return _panels(cells, panel, "Up and to the left is better. Bars: 95 % intervals of the mean over seeds.")
+
+
+def spurious_figure(results: pd.DataFrame, out: Path) -> Figure | None:
+    """S_global on the validation part through each row's run: mean over seeds, one panel per cell.
+
+    Returns:
+        None where the grid did not ask for ``validations``.
+    """
+    curves = {}
+    for name, cell in cells_of(results) if len(results) else []:
+        logs = [_log(out, cell, row) for _, row in cell.iterrows()]
+        found = [log for log in logs if log is not None]
+        if found and pd.concat(found)["s_global"].notna().any():
+            curves[name] = pd.concat(found)
+    if not curves:
+        return None
+    styles = _styles(results)
+
+    def panel(axis: Axes, logs: pd.DataFrame) -> None:
+        for method, runs in logs.groupby("method", sort=False):
+            mean = runs.groupby("step")["s_global"].mean()
+            axis.plot(mean.index, mean.to_numpy(), label=runs["title"].iloc[0], **_line(styles[str(method)]))
+        axis.set_yscale("symlog", linthresh=0.1)
+        axis.set_ylim(0, None)
+        axis.set_xlabel("optimiser step", fontsize=8)
+        axis.set_ylabel("S_global [nats per image], validation", fontsize=8)
+
+    return _panels(list(curves.items()), panel, "S_global is 0 for empty masks too: read it together with Dice.")
+
+
+def collapse_figure(results: pd.DataFrame) -> Figure | None:
+    """What certification costs, over ε and the number of parameters: lesion Dice below exact retraining.
+
+    Returns:
+        None unless exact retraining stands beside certified rows of two or more ε or networks.
+    """
+    if results.empty:
+        return None
+    certified = results[results["guarantee"] == "certified"]
+    exact = results[results["method"] == BEST]
+    if certified.empty or exact.empty:
+        return None
+    best = exact.groupby("parameters")["dice_lesion"].mean()
+    epsilons, sizes = sorted(certified["epsilon_certified"].unique()), sorted(certified["parameters"].unique())
+    if len(epsilons) * len(sizes) < 2:
+        return None
+
+    def panel(axis: Axes, runs: pd.DataFrame) -> None:
+        loss = np.full((len(sizes), len(epsilons)), np.nan)
+        for (epsilon, size), part in runs.groupby(["epsilon_certified", "parameters"]):
+            loss[sizes.index(size), epsilons.index(epsilon)] = best.get(size, np.nan) - part["dice_lesion"].mean()
+        axis.imshow(loss, cmap="RdYlGn_r", vmin=-0.2, vmax=0.2, aspect="auto", origin="lower")
+        for (row, column), value in np.ndenumerate(loss):
+            axis.text(column, row, "" if math.isnan(value) else f"{value:+.3f}", ha="center", va="center", fontsize=8)
+        axis.set_xticks(range(len(epsilons)), [f"{value:g}" for value in epsilons])
+        axis.set_yticks(range(len(sizes)), [f"{value:,}" for value in sizes])
+        axis.set_xlabel("certified ε", fontsize=8)
+        axis.set_ylabel("parameters", fontsize=8)
+
+    panels = [(str(runs["title"].iloc[0]), runs) for _, runs in certified.groupby("method", sort=False)]
+    return _panels(panels, panel, "Lesion Dice lost against exact retraining (mean over seeds and data).", legend=False)
+
+
+def _panels(
+    cells: list[tuple[str, pd.DataFrame]], draw: Callable[[Axes, pd.DataFrame], None], note: str, legend: bool = True
+) -> Figure:
+    wide = min(2 if len(cells) < 5 else 3, len(cells))
+    tall = -(-len(cells) // wide)
+    figure = new_figure(4.2 * wide + (2.4 if legend else 0), 3.3 * tall + 0.4, gap=0.06)
+    axes = figure.subplots(tall, wide, squeeze=False).ravel()
+    handles: dict[str, Any] = {}
+    for axis, (name, cell) in zip(axes, cells, strict=False):
+        draw(axis, cell)
+        axis.set_title(name, fontsize=9.5, color=INK)
+        axis.tick_params(labelsize=7.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    for axis in axes[len(cells) :]:
+        axis.set_visible(False)
+    if legend:
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.supxlabel(note, fontsize=8, color=INK)
+    return figure
+
+
+def _styles(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each method, the same in every panel."""
+    methods = list(dict.fromkeys(results["method"]))
+    return {
+        str(method): {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
+        for i, method in enumerate(methods)
+    }
+
+
+def _line(style: dict[str, Any]) -> dict[str, Any]:
+    return {**style, "linestyle": "-", "markersize": 4, "linewidth": 1.2}
+
+
+def _interval(values: pd.Series[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval by Student's t; 0 for one value."""
+    n = len(values)
+    half = float(student.ppf(0.975, n - 1)) * float(values.std()) / math.sqrt(n) if n > 1 else 0.0
+    return float(values.mean()), half
+
+
+def _log(out: Path, cell: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
+    """What the monitor of one row wrote, or None."""
+    name = "_".join(str(row[axis]) for axis in cell.columns[: list(cell.columns).index("method")]) or "all"
+    logs = sorted(
+        (out / "cells" / name / "logs" / f"{row['method']}-seed{row['seed']}").glob("*/spurious_information.csv")
+    )
+    if not logs:
+        return None
+    log = pd.read_csv(logs[-1])
+    current = log[log["weights"] == "current"]
+    return current.assign(method=row["method"], title=row["title"])

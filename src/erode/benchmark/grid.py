@@ -1,0 +1,125 @@
+"""What a grid asks for: a base configuration, and axes whose values are patches of it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from ..comparison import check_order, compare
+from ..experiment import Experiment
+from ..files import digest_of
+
+Config = dict[str, Any]
+"""A configuration of ``erode compare``, plain data."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: a comparison of its own.
+
+    Args:
+        values: the value of each axis.
+        config: configuration of ``erode compare``, which repeats the cell by itself.
+    """
+
+    values: Mapping[str, str]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Folder of the cell."""
+        return "_".join(self.values.values()) or "all"
+
+    @property
+    def methods(self) -> list[Any]:
+        """Rows in their order."""
+        return list(self.config["methods"])
+
+    @property
+    def seeds(self) -> list[int]:
+        """Repetitions."""
+        return list(self.config["seeds"])
+
+    def experiment(self, out: Path, wandb_group: str | None) -> Experiment:
+        """The experiment that computes its rows."""
+        given = _arguments(self.config)
+        rows = {"seeds", "methods", "out", "wandb_group"}
+        return Experiment(
+            **{key: value for key, value in given.items() if key not in rows}, out=out, wandb_group=wandb_group
+        )
+
+    def digest(self, method: str, seed: int) -> str:
+        """Of everything that one row was asked for: the configuration, its method and its seed."""
+        asked = {key: value for key, value in self.config.items() if key not in ("methods", "seeds")}
+        return digest_of({"config": asked, "method": method, "seed": seed})
+
+
+def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
+    """The cells of a grid file, in the order of its axes; the last axis varies fastest.
+
+    The file has two entries: ``base``, a configuration of ``erode compare`` with ``methods`` and ``seeds``, and
+    ``axes``: for each axis its values by name, each a configuration that is merged into the base. Every axis can set
+    anything: data, coarsening, fine fraction, network, ε, steps, methods.
+
+    Args:
+        path: YAML.
+        patch: merged into the whole file first, e.g. ``{"base": {"steps": 20}}``.
+
+    Raises:
+        ValueError: for other entries, names that cannot be folders, or a configuration that ``erode compare`` refuses.
+    """
+    content = merged(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, patch or {})
+    strange = content.keys() - {"base", "axes"}
+    if strange or not isinstance(content.get("base"), dict) or not {"methods", "seeds"} <= content["base"].keys():
+        raise ValueError(
+            f"{path} must have 'base' (a configuration of erode compare, with methods and seeds) and may have 'axes'"
+            + (f"; it also has {sorted(strange)}" if strange else "")
+        )
+    axes: dict[str, dict[str, Config]] = content.get("axes") or {}
+    for axis, values in axes.items():
+        for name in [axis, *values]:
+            if not isinstance(name, str) or not name or set(name) & set("_/\\") or name.startswith("."):
+                raise ValueError(
+                    f"{path}: {name!r} names a folder: quote it as text, without '_', '/' or a leading '.'"
+                )
+    cells = []
+    for chosen in itertools.product(*(values.items() for values in axes.values())):
+        config = content["base"]
+        for _, value in chosen:
+            config = merged(config, value or {})
+        cell = Cell(dict(zip(axes, (name for name, _ in chosen), strict=True)), config)
+        try:
+            _arguments(config)
+            check_order(cell.methods)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, {cell.name}: {error}") from error
+        cells.append(cell)
+    return cells
+
+
+def merged(base: Config, patch: Config) -> Config:
+    """A copy of ``base`` with ``patch`` over it; mappings are merged, anything else is replaced.
+
+    Example:
+        >>> merged({"a": {"b": 1, "c": [2]}}, {"a": {"c": [3]}, "d": 4})
+        {'a': {'b': 1, 'c': [3]}, 'd': 4}
+    """
+    result = copy.deepcopy(base)
+    for key, value in patch.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
+    return result
+
+
+def _arguments(config: Config) -> dict[str, Any]:
+    """Arguments of :func:`~erode.comparison.compare`, built from plain data."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(compare)
+    return dict(parser.instantiate_classes(parser.parse_object(config)).items(branches=False, nested=False))

@@ -1,0 +1,128 @@
+"""Run a grid: whatever is done stays done, and results are written after every row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from ..experiment import Row
+from ..files import write_atomically, write_json
+from .figures import draw_figures
+from .grid import Cell, read_grid
+from .tables import markdown, write_tables
+
+REFUSALS = (MisconfigurationException, ValueError, RuntimeError, ArithmeticError)
+"""What one row may raise without ending the others."""
+
+
+class FailedRowsError(ValueError):
+    """Some rows of a grid are missing; all others are there."""
+
+
+def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None = None, wandb: bool = False) -> None:
+    """Run every row of a grid of comparisons; write one results file, tables and figures.
+
+    A grid that was killed goes on where it stopped when it is called again; a grid that has grown computes what is
+    new. Each cell has a folder with its ``config.yaml``, which ``erode compare --config`` repeats alone, and with the
+    weights, certificates and logs of its rows. ``results.csv`` has one line per row in the order of the grid, with the
+    digest of its configuration; wall times, which no two runs share, stand in ``timings.csv``. A row that fails does
+    not end the others: ``failures.json`` says why, and the next call tries again.
+
+    Args:
+        grid: YAML, see :func:`erode.benchmark.grid.read_grid`.
+        out: folder of the results; None = ``runs`` and the name of the grid file.
+        patch: merged into the grid, e.g. ``{"base": {"steps": 20}}``.
+        wandb: log every row to Weights & Biases, as one group named after ``out``.
+
+    Raises:
+        ValueError: if the grid is not one, or ``out`` holds a cell with other settings.
+        FailedRowsError: at the end, if rows failed.
+    """
+    cells = read_grid(grid, patch)
+    out = Path("runs") / grid.stem if out is None else out
+    failures: dict[str, str] = {}
+    for cell in cells:
+        folder = out / "cells" / cell.name
+        if _is_done(cell, folder):
+            continue
+        experiment = cell.experiment(folder, out.name if wandb else None)
+        write_atomically(folder / "config.yaml", lambda path, cell=cell: _dump(path, cell))  # type: ignore[misc]
+        print(f"{cell.name}:", flush=True)
+        for seed in cell.seeds:
+            for method in cell.methods:
+                try:
+                    experiment.row(method, seed)
+                except REFUSALS as error:
+                    failures[f"{cell.name}/{method}-seed{seed}"] = f"{type(error).__name__}: {error}"
+                    print(f"failed: {error}", flush=True)
+                    continue
+                write_results(cells, out)
+    results, timings = write_results(cells, out)
+    write_json(out / "failures.json", failures)
+    write_tables(results, timings, out)
+    draw_figures(results, out)
+    print(markdown(results, timings))
+    print(f"results: {out / 'results.csv'}")
+    if failures:
+        raise FailedRowsError(
+            f"{len(failures)} rows failed, see {out / 'failures.json'}: {next(iter(failures.values()))}"
+        )
+
+
+def write_results(cells: list[Cell], out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gather the rows that are there, in the order of the grid.
+
+    Returns:
+        Contents of ``results.csv`` and ``timings.csv``.
+    """
+    rows, times = [], []
+    for cell in cells:
+        for seed in cell.seeds:
+            for method in cell.methods:
+                path = _path(out / "cells" / cell.name, method, seed)
+                if path.exists():
+                    row: Row = json.loads(path.read_text(encoding="utf-8"))
+                    key = {**cell.values, "method": method, "title": row["title"], "seed": seed}
+                    rows.append({**key, **_content(row), "configuration": cell.digest(method, seed)})
+                    times.append({**key, "seconds": row["seconds"]})
+    results, timings = pd.DataFrame(rows), pd.DataFrame(times)
+    for frame, name in ((results, "results.csv"), (timings, "timings.csv")):
+        write_atomically(out / name, lambda path, frame=frame: frame.to_csv(path, index=False))  # type: ignore[misc]
+    return results, timings
+
+
+def _content(row: Row) -> dict[str, Any]:
+    promise = row["unlearning"] or {}
+    return {
+        "guarantee": promise.get("guarantee"),
+        "epsilon_certified": promise.get("epsilon"),
+        "delta_certified": promise.get("delta"),
+        "gradient_evaluations": promise.get("gradient_evaluations", row["steps"]),
+        "parameters": row["parameters"],
+        "split": row["split"],
+        **row["metrics"],
+    }
+
+
+def _is_done(cell: Cell, folder: Path) -> bool:
+    """Whether all rows are there, and were asked for by the same configuration; else the experiment has to look."""
+    try:
+        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    asked = {key: value for key, value in cell.config.items() if key not in ("methods", "seeds")}
+    same = asked == {key: value for key, value in before.items() if key not in ("methods", "seeds")}
+    return same and all(_path(folder, method, seed).exists() for seed in cell.seeds for method in cell.methods)
+
+
+def _path(folder: Path, method: str, seed: int) -> Path:
+    return folder / "rows" / f"{method}-seed{seed}.json"
+
+
+def _dump(path: Path, cell: Cell) -> None:
+    path.write_text(yaml.safe_dump(cell.config, sort_keys=False, allow_unicode=True), encoding="utf-8")

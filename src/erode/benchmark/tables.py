@@ -1,0 +1,112 @@
+"""Results as tables for people: Markdown and LaTeX, mean ± sd over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..comparison import COLUMNS
+from ..comparison_report import mean_and_sd
+from ..files import write_atomically
+
+IDENTITY = ("method", "title", "seed")
+"""Columns of the results file that follow the axes."""
+
+
+def axes_of(results: pd.DataFrame) -> list[str]:
+    """The axes of the grid: the columns before the method."""
+    return list(results.columns[: list(results.columns).index(IDENTITY[0])])
+
+
+def cells_of(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each cell of the grid, by its name, in order."""
+    axes = axes_of(results)
+    if not axes:
+        return [("all", results)]
+    groups = results.groupby(axes, sort=False)
+    return [(", ".join(map(str, key if isinstance(key, tuple) else (key,))), part) for key, part in groups]
+
+
+def table_of(cell: pd.DataFrame, timings: pd.DataFrame) -> list[list[str]]:
+    """Lines of one cell: titles, then one line per method.
+
+    Args:
+        cell: rows of the results file.
+        timings: wall times of the same rows, joined by index.
+    """
+    columns = [(name, title) for name, title in COLUMNS if name in cell and cell[name].notna().any()]
+    lines = [["method", "(ε, δ)", *(title for _, title in columns), "gradient evaluations", "seconds"]]
+    for method in dict.fromkeys(cell["method"]):
+        runs = cell[cell["method"] == method]
+        cells = [mean_and_sd([None if pd.isna(v) else float(v) for v in runs[name]]) for name, _ in columns]
+        seconds = timings.loc[runs.index, "seconds"].mean()
+        effort = runs["gradient_evaluations"].mean()
+        lines.append([str(runs["title"].iloc[0]), _promise(runs), *cells, f"{effort:,.0f}", f"{seconds:.0f}"])
+    return lines
+
+
+def markdown(results: pd.DataFrame, timings: pd.DataFrame) -> str:
+    """All cells, one table each.
+
+    Args:
+        results: the results file.
+        timings: the file of wall times.
+    """
+    if results.empty:
+        return "no rows"
+    parts = []
+    for name, cell in cells_of(results):
+        lines = table_of(cell, timings)
+        rule = ["---", "---", *["---:"] * (len(lines[0]) - 2)]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+        parts.append(f"### {name}\n\n{_seeds(cell)}\n\n{body}")
+    return "\n\n".join(parts)
+
+
+def latex(results: pd.DataFrame, timings: pd.DataFrame) -> str:
+    """All cells, one ``tabular`` each, for ``booktabs``."""
+    parts = []
+    for name, cell in cells_of(results) if len(results) else []:
+        lines = [[_escaped(text) for text in line] for line in table_of(cell, timings)]
+        head, *body = [" & ".join(line) + r" \\" for line in lines]
+        columns = "ll" + "r" * (len(lines[0]) - 2)
+        parts.append(
+            f"% {name}; {_seeds(cell)}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\n\\midrule\n"
+            + "\n".join(body)
+            + "\n\\bottomrule\n\\end{tabular}"
+        )
+    return "\n\n".join(parts)
+
+
+def write_tables(results: pd.DataFrame, timings: pd.DataFrame, out: Path) -> None:
+    """Write ``tables.md`` and ``tables.tex``."""
+    for name, text in (("tables.md", markdown(results, timings)), ("tables.tex", latex(results, timings))):
+        write_atomically(out / name, lambda path, text=text: _write(path, text))  # type: ignore[misc]
+
+
+def _promise(runs: pd.DataFrame) -> str:
+    guarantee = runs["guarantee"].iloc[0]
+    if guarantee == "certified":
+        return f"({runs['epsilon_certified'].iloc[0]:g}, {runs['delta_certified'].iloc[0]:g})"
+    return {"exact": "exact", "approximate": "none"}.get(guarantee, "–")
+
+
+def _seeds(cell: pd.DataFrame) -> str:
+    seeds: Sequence[int] = sorted(set(cell["seed"]))
+    which = ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(map(str, seeds))
+    return f"{which}; {'mean ± sample standard deviation' if len(seeds) > 1 else 'one seed, so no spread'}"
+
+
+def _escaped(text: str) -> str:
+    for sign, command in (
+        ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("ε", r"$\varepsilon$"), ("δ", r"$\delta$"),
+        ("–", "--"),
+    ):  # fmt: skip
+        text = text.replace(sign, command)
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
