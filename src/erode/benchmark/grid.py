@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from ..comparison import check_order, compare
 from ..experiment import Experiment
@@ -98,7 +98,7 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
         try:
             _arguments(config)
             check_order(cell.methods)
-        except (TypeError, ValueError) as error:
+        except (ArgumentError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, {cell.name}: {error}") from error
         cells.append(cell)
     return cells

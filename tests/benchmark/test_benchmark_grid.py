@@ -1,0 +1,91 @@
+"""A grid is every combination of its axes, each a configuration that erode compare takes."""
+
+import itertools
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erode.benchmark.grid import merged, read_grid
+
+SYNTHETIC = {"class_path": "SyntheticDermoscopy"}
+GRID = {
+    "base": {"steps": 2, "seeds": [0, 1], "methods": ["coarse", "fine_tune"], "data": SYNTHETIC},
+    "axes": {
+        "size": {name: {"data": {"init_args": {"size": size}}} for name, size in (("small", 32), ("large", 64))},
+        "fine": {name: {"data": {"init_args": {"fine_fraction": f}}} for name, f in (("10 %", 0.1), ("50 %", 0.5))},
+    },
+}
+
+
+def written(tmp_path, content):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def test_cells_are_all_combinations_and_the_last_axis_varies_fastest(tmp_path):
+    cells = read_grid(written(tmp_path, GRID))
+    assert [cell.name for cell in cells] == ["small_10 %", "small_50 %", "large_10 %", "large_50 %"]
+    assert [cell.config["data"]["init_args"] for cell in cells] == [
+        {"size": size, "fine_fraction": fine} for size, fine in itertools.product((32, 64), (0.1, 0.5))
+    ]
+    assert cells[0].seeds == [0, 1]
+    assert cells[0].methods == ["coarse", "fine_tune"]
+
+
+def test_without_axes_there_is_one_cell(tmp_path):
+    assert [cell.name for cell in read_grid(written(tmp_path, {"base": GRID["base"]}))] == ["all"]
+
+
+def test_a_patch_changes_every_cell(tmp_path):
+    assert {cell.config["steps"] for cell in read_grid(written(tmp_path, GRID), {"base": {"steps": 7}})} == {7}
+
+
+def test_a_row_has_a_digest_of_its_own_that_other_rows_do_not_change(tmp_path):
+    cells = read_grid(written(tmp_path, GRID))
+    rows = [(cell, method, seed) for cell in cells for method in cell.methods for seed in cell.seeds]
+    digests = [cell.digest(method, seed) for cell, method, seed in rows]
+    assert len(set(digests)) == len(rows)
+    grown = read_grid(written(tmp_path, GRID), {"base": {"seeds": [0, 1, 2], "methods": ["coarse"]}})
+    assert grown[0].digest("coarse", 1) == cells[0].digest("coarse", 1)
+    longer = read_grid(written(tmp_path, GRID), {"base": {"steps": 3}})
+    assert longer[0].digest("coarse", 1) != cells[0].digest("coarse", 1)
+
+
+@pytest.mark.parametrize(
+    ("patch", "match"),
+    [
+        ({"extra": 1}, r"it also has \['extra'\]"),
+        ({"base": {"steps": "many"}}, "small_10 %: .*steps"),
+        ({"base": {"methods": ["fine_tune"]}}, "put 'coarse' before it"),
+        ({"base": {"nothing": 1}}, "nothing"),
+        ({"axes": {"fine": {"a_b": {}}}}, "'a_b' names a folder"),
+        ({"axes": {"fine": {"../up": {}}}}, "names a folder"),
+        ({"axes": {"fine": {"10 %": {"data": {"init_args": {"colour": 1}}}}}}, "colour"),
+    ],
+)
+def test_what_is_no_grid_is_refused_with_the_reason(patch, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        read_grid(written(tmp_path, GRID), patch)
+
+
+def test_a_grid_needs_a_base(tmp_path):
+    with pytest.raises(ValueError, match="must have 'base'"):
+        read_grid(written(tmp_path, {"axes": {}}))
+
+
+PLAIN = st.recursive(st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.sampled_from("abc"), inner))
+CONFIGS = st.dictionaries(st.sampled_from("abc"), PLAIN)
+
+
+@settings(deadline=None)
+@given(CONFIGS, CONFIGS, CONFIGS)
+def test_patches_merge_one_after_the_other_or_all_at_once(base, one, other):
+    assert merged(base, {}) == base
+    assert merged({}, base) == base
+    assert merged(base, base) == base
+    assert merged(merged(base, one), one) == merged(base, one)
+    if all(not isinstance(value, dict) for value in (*one.values(), *other.values())):
+        assert merged(merged(base, one), other) == merged(base, merged(one, other))

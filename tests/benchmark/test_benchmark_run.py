@@ -1,0 +1,155 @@
+"""One results file from one command, whatever happens on the way."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import random
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from erode.benchmark import benchmark
+from erode.benchmark.run import FailedRowsError
+from erode.cli import main
+
+torch.set_num_threads(1)
+
+DATA = {"size": 32, "train_images": 16, "val_images": 6, "test_images": 6, "batch_size": 4, "fine_fraction": 0.25}
+GRID = {
+    "base": {
+        "steps": 2,
+        "seeds": [0, 1],
+        "methods": ["coarse", "fine_tune", "retain_view"],
+        "accelerator": "cpu",
+        "model": {"class_path": "SegmentationModule", "init_args": {"bootstrap": 10}},
+        "data": {"class_path": "SyntheticDermoscopy", "init_args": DATA},
+    },
+    "axes": {
+        "task": {
+            "binary": {"data": {"init_args": {"task": "binary"}}},
+            "three classes": {"model": {"init_args": {"num_classes": 3}}},
+        }
+    },
+}
+
+
+def quietly(*arguments, **options):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        benchmark(*arguments, **options)
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
+    path.write_text(yaml.safe_dump(GRID, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(grid):
+    out = grid.parent / "out"
+    return out, quietly(grid, out)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished[0], tmp_path / "copy")
+
+
+def test_every_row_stands_in_the_results_once_with_its_digest(finished):
+    results = pd.read_csv(finished[0] / "results.csv")
+    assert len(results) == 2 * 2 * 3
+    assert results["configuration"].is_unique
+    assert not results.duplicated(["task", "method", "seed"]).any()
+    assert {"dice_lesion", "leakage", "s_global", "membership_auc", "gradient_evaluations"} <= {*results.columns}
+    assert "seconds" not in results
+    assert (pd.read_csv(finished[0] / "timings.csv")["seconds"] >= 0).all()
+    assert json.loads((finished[0] / "failures.json").read_text()) == {}
+
+
+def test_tables_and_figures_come_with_it(finished):
+    out, printed = finished
+    table = (out / "tables.md").read_text()
+    assert table.count("### ") == 2
+    assert "exact: retain view | exact |" in table
+    assert "±" in table
+    assert r"\toprule" in (out / "tables.tex").read_text()
+    assert (out / "dice_leakage.png").stat().st_size > 10_000
+    assert "results.csv" in printed
+
+
+def test_a_cell_can_be_repeated_by_erode_compare_alone(finished, tmp_path):
+    cell = finished[0] / "cells" / "binary"
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["compare", "--config", str(cell / "config.yaml"), "--out", str(tmp_path / "again"), "--seeds", "[0]"])
+    for row in (tmp_path / "again" / "rows").iterdir():
+        one, other = (json.loads((folder / "rows" / row.name).read_text()) for folder in (tmp_path / "again", cell))
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_what_is_done_is_not_done_again(grid, copy):
+    before = {path: path.stat().st_mtime_ns for path in (copy / "cells").rglob("*") if path.is_file()}
+    printed = quietly(grid, copy)
+    assert "seed 0: " not in printed
+    assert {path: path.stat().st_mtime_ns for path in (copy / "cells").rglob("*") if path.is_file()} == before
+
+
+def test_a_grid_that_has_grown_computes_what_is_new(grid, copy):
+    printed = quietly(grid, copy, {"base": {"methods": ["coarse", "fine_tune", "retain_view", "oracle"]}})
+    assert printed.count("seed 0: ") == printed.count("seed 1: ") == 2
+    assert set(pd.read_csv(copy / "results.csv")["method"]) == {"coarse", "fine_tune", "retain_view", "oracle"}
+
+
+def test_results_of_other_settings_are_never_relabelled(grid, copy):
+    before = (copy / "results.csv").read_bytes()
+    with pytest.raises(ValueError, match="other settings"):
+        quietly(grid, copy, {"base": {"steps": 3}})
+    assert (copy / "results.csv").read_bytes() == before
+
+
+def test_a_row_that_fails_does_not_end_the_others(grid, copy):
+    """Ten noisy steps do not fit into two."""
+    patch = {"base": {"methods": ["coarse", "gradient_clipping", "oracle"], "seeds": [0]}}
+    with pytest.raises(FailedRowsError, match="2 rows failed"):
+        quietly(grid, copy, patch)
+    assert set(json.loads((copy / "failures.json").read_text())) == {
+        f"{cell}/gradient_clipping-seed0" for cell in ("binary", "three classes")
+    }
+    assert set(pd.read_csv(copy / "results.csv")["method"]) == {"coarse", "oracle"}
+
+
+def test_killed_at_ten_random_moments_it_gives_the_same_results_file(grid, copy, tmp_path):
+    patch = {"base": {"methods": ["coarse", "fine_tune"], "seeds": [0]}}
+    quietly(grid, copy, patch)  # these rows without a kill
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["erode.benchmark"])
+    moments = random.Random(0)
+    out = tmp_path / "killed"
+    kills = 0
+    while kills < 10:
+        process = context.Process(target=quietly, args=(grid, out, patch))
+        process.start()
+        process.join(moments.uniform(0.1, 1.2))
+        if process.exitcode is None:
+            process.kill()
+            kills += 1
+        elif process.exitcode == 0:  # done before ten kills: lose a row, as if it had been killed in it
+            moments.choice(sorted((out / "cells").rglob("rows/*.json"))).unlink()
+        process.join()
+    quietly(grid, out, patch)
+    assert (out / "results.csv").read_bytes() == (copy / "results.csv").read_bytes()
+
+
+def test_rows_log_to_weights_and_biases_as_one_group(tmp_path):
+    path = tmp_path / "alone.yaml"
+    path.write_text(yaml.safe_dump({"base": {**GRID["base"], "methods": ["coarse"]}}), encoding="utf-8")
+    patch = {"base": {"model": {"init_args": {"num_classes": 3}}}}
+    quietly(path, tmp_path / "group-of-two", patch, wandb=True)
+    runs = sorted(tmp_path.rglob("offline-run-*/*.wandb"))
+    assert len(runs) == 2
+    assert all(b"group-of-two" in run.read_bytes() for run in runs)

@@ -1,0 +1,61 @@
+"""Tables hold the means and deviations of the results, no more digits and no fewer rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from erode.benchmark.figures import collapse_figure, leakage_figure
+from erode.benchmark.tables import latex, markdown, table_of
+
+
+@pytest.fixture
+def results():
+    rows = [
+        {
+            "data": data, "method": method, "title": title, "seed": seed, "guarantee": guarantee,
+            "epsilon_certified": epsilon, "delta_certified": 1e-7 if epsilon else np.nan, "gradient_evaluations": 600,
+            "parameters": size, "dice_lesion": 0.5 + 0.1 * seed, "leakage": 0.1 if data == "a_b" else np.nan,
+        }
+        for data, size in (("a_b", 1000), ("c", 2000))
+        for method, title, guarantee, epsilon in (
+            ("coarse", "coarse & bad", np.nan, np.nan), ("retain_view", "exact", "exact", 0.0),
+            ("gradient_clipping", "clipped", "certified", 1.0), ("scrub", "SCRUB", "approximate", np.nan),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def timings(results):
+    return results[["data", "method", "seed"]].assign(seconds=2.0)
+
+
+def test_each_cell_has_its_table_and_undefined_columns_are_left_out(results, timings):
+    text = markdown(results, timings)
+    first, second = text.split("### ")[1:]
+    assert "leakage" in first
+    assert "leakage" not in second
+    assert "| clipped | (1, 1e-07) | 0.550 ± 0.071 | 0.100 ± 0.000 | 600 | 2 |" in first
+    assert [line[1] for line in table_of(results[results["data"] == "c"], timings)[1:]] == [
+        "–", "exact", "(1, 1e-07)", "none",
+    ]  # fmt: skip
+
+
+def test_latex_escapes_what_latex_would_read(results, timings):
+    text = latex(results, timings)
+    assert r"coarse \& bad" in text
+    assert r"($\varepsilon$, $\delta$)" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+
+
+def test_figures_are_drawn_only_where_there_is_something_to_show(results):
+    assert len(leakage_figure(results).axes) == 1
+    assert leakage_figure(results.assign(leakage=np.nan)) is None
+    assert collapse_figure(results) is not None
+    assert collapse_figure(results[results["method"] != "retain_view"]) is None
+
+
+def test_no_rows_no_tables():
+    assert markdown(pd.DataFrame(), pd.DataFrame()) == "no rows"
+    assert leakage_figure(pd.DataFrame()) is None
