@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import random
 import shutil
+from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ import torch
 import yaml
 
 from erode.benchmark import benchmark
+from erode.benchmark.grid import read_grid
 from erode.benchmark.run import FailedRowsError
 from erode.cli import main
 
@@ -143,6 +146,24 @@ def test_killed_at_ten_random_moments_it_gives_the_same_results_file(grid, copy,
         process.join()
     quietly(grid, out, patch)
     assert (out / "results.csv").read_bytes() == (copy / "results.csv").read_bytes()
+
+
+def test_the_main_experiment_runs_from_one_command(tmp_path, monkeypatch):
+    """All of it but length, size and the real images."""
+    small = {"size": 32, "train_images": 16, "val_images": 6, "test_images": 6, "batch_size": 4}
+    base = {"steps": 12, "seeds": [0], "validations": 1, "accelerator": "cpu", "data": {"init_args": small}}
+    network = {"channels": [4, 8, 8], "strides": [2, 2], "num_res_units": 0}
+    base["model"] = {"init_args": {"bootstrap": 10, "network": {"init_args": network}}}
+    left_out = dict.fromkeys(("synthetic, three classes", "ISIC, binary", "ISIC, three classes"))
+    patch = {"base": base, "axes": {"data": left_out, "forgotten": {"90 %": None}}}
+    grid = files("erode.configs") / "benchmark" / "paper.yaml"
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["benchmark", str(grid), "--out", str(tmp_path / "paper"), "--patch", json.dumps(patch)])
+    results = pd.read_csv(tmp_path / "paper" / "results.csv")
+    assert len(results) == len(set(results["method"])) == 8
+    assert set(results[results["guarantee"] == "certified"]["epsilon_certified"]) == {1.0}
+    assert (tmp_path / "paper" / "s_global.png").exists()
+    assert len(read_grid(Path(str(grid)))) == 8
 
 
 def test_rows_log_to_weights_and_biases_as_one_group(tmp_path):

@@ -66,7 +66,8 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
 
     The file has two entries: ``base``, a configuration of ``erode compare`` with ``methods`` and ``seeds``, and
     ``axes``: for each axis its values by name, each a configuration that is merged into the base. Every axis can set
-    anything: data, coarsening, fine fraction, network, ε, steps, methods.
+    anything: data, coarsening, fine fraction, network, ε, steps, methods. ``{}`` changes nothing, null leaves the
+    value out.
 
     Args:
         path: YAML.
@@ -90,10 +91,11 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
                     f"{path}: {name!r} names a folder: quote it as text, without '_', '/' or a leading '.'"
                 )
     cells = []
-    for chosen in itertools.product(*(values.items() for values in axes.values())):
+    kept = [[(name, value) for name, value in values.items() if value is not None] for values in axes.values()]
+    for chosen in itertools.product(*kept):
         config = content["base"]
         for _, value in chosen:
-            config = merged(config, value or {})
+            config = merged(config, value)
         cell = Cell(dict(zip(axes, (name for name, _ in chosen), strict=True)), config)
         try:
             _arguments(config)
