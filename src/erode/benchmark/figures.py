@@ -55,13 +55,14 @@ def leakage_figure(results: pd.DataFrame) -> Figure | None:
     styles = _styles(results)
 
     def panel(axis: Axes, cell: pd.DataFrame) -> None:
+        means = cell.groupby("method", sort=False)[["leakage", "dice_lesion"]].mean()
         for method, runs in cell.groupby("method", sort=False):
             (x, dx), (y, dy) = (_interval(runs[name]) for name in ("leakage", "dice_lesion"))
             axis.errorbar(
                 x, y, xerr=dx, yerr=dy, capsize=2, markersize=6, linewidth=0.9, label=runs["title"].iloc[0],
                 **styles[str(method)],
             )  # fmt: skip
-        axis.set_xlim(-0.02, None)
+        _zoom(axis, means, {str(method): str(runs["title"].iloc[0]) for method, runs in cell.groupby("method")})
         axis.set_xlabel("leakage: artefact pixels taken for a lesion (rate)", fontsize=8)
         axis.set_ylabel("lesion Dice, fine masks", fontsize=8)
 
@@ -149,6 +150,25 @@ def _panels(
         figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
     figure.supxlabel(note, fontsize=8, color=INK)
     return figure
+
+
+def _zoom(axis: Axes, means: pd.DataFrame, titles: dict[str, str]) -> None:
+    """Give the space to the methods that did not fail; say where the others are."""
+    far = (means - means.median()).abs() > 6 * (means - means.median()).abs().median() + 0.02
+    near = means[~far.any(axis=1)]
+    axis.set_xlim(*_around(near["leakage"]))
+    axis.set_ylim(*_around(near["dice_lesion"]))
+    beyond = [f"{titles[str(m)]}: {x:.3f}, {y:.3f}" for m, (x, y) in means[far.any(axis=1)].iterrows()]
+    if beyond:
+        axis.text(
+            0.98, 0.02, "outside (leakage, Dice):\n" + "\n".join(beyond), transform=axis.transAxes, fontsize=6.5,
+            ha="right", va="bottom", color=INK,
+        )  # fmt: skip
+
+
+def _around(values: pd.Series[float]) -> tuple[float, float]:
+    margin = 0.25 * (values.max() - values.min()) + 0.005
+    return float(values.min() - margin), float(values.max() + margin)
 
 
 def _styles(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
