@@ -41,7 +41,7 @@ def large_radius(title: str, shrink: bool) -> Method:
         title,
         View.RETAIN,
         lambda task: GradientClipping(radius=LARGE_RADIUS, learning_rate=1.0, shrink=shrink, folder=task.folder),
-        from_coarse=True,
+        start="coarse",
     )
 
 

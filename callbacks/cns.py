@@ -144,6 +144,7 @@ class CNS(NoisyPhase):
         with loss.quiet():
             self._record["curvature"] = self._comparison(loss, weights)
         self._record["hessian_vector_products"] = loss.products_taken
+        self._record["evaluations_beside_steps"] = loss.evaluations
         self._reset_statistics()
 
     def direction(self, loss: RetainedLoss, weights: Sequence[nn.Parameter]) -> Tensor:

@@ -116,6 +116,8 @@ class HeadOperator(CertifiedOperator):
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         device = objective.batches[0].features.device
         moved = self.move(objective, head.detach().to(device, torch.float64))
+        loader: Any = trainer.train_dataloader
+        self._record["evaluations_beside_steps"] = round(objective.read / (loader.batch_size or 1))
         if moved is not None:
             with torch.no_grad():
                 head.copy_(trainer.strategy.broadcast(moved.cpu()).to(head.device))

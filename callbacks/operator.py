@@ -216,6 +216,7 @@ class UnlearningOperator(Callback):
             split.save(folder / "split.json")
         planned = trainer.estimated_stepping_batches
         steps = trainer.global_step - self._record["first_step"]
+        evaluations = steps * trainer.accumulate_grad_batches * self.evaluations_per_step
         write_json(
             folder / "unlearning.json",
             {
@@ -223,7 +224,7 @@ class UnlearningOperator(Callback):
                 "completed": True,
                 "released_weights": weights_digest(pl_module),
                 "steps": steps,
-                "gradient_evaluations": round(steps * trainer.accumulate_grad_batches * self.evaluations_per_step),
+                "gradient_evaluations": round(evaluations + self._record.get("evaluations_beside_steps", 0)),
                 "planned_steps": int(planned) if math.isfinite(planned) else None,
                 "seconds": round(time.monotonic() - self._started, 3),
                 "software": {

@@ -51,6 +51,8 @@ class RetainedLoss:
         self._check = check
         self.products_taken = 0
         """Hessian-vector products, each of one batch."""
+        self.evaluations = 0
+        """Gradient evaluations of one batch; a Hessian-vector product counts as two."""
 
     def gradient(self) -> Tensor:
         """Gradient ``[d]`` of the mean loss over all data."""
@@ -58,6 +60,7 @@ class RetainedLoss:
         seen = torch.zeros((), device=self._module.device)
         for index, batch in enumerate(self._batches()):
             size = extract_batch_size(batch)
+            self.evaluations += 1
             total = total + size * loss_gradient(self._loss(batch, index), self._weights)
             seen += size
         return self._over_processes(total, "sum") / self._over_processes(seen, "sum")
@@ -93,6 +96,7 @@ class RetainedLoss:
     def _product(self, batches: Sequence[tuple[Any, int]]) -> Product:
         def multiply(vector: Tensor) -> Tensor:
             self.products_taken += len(batches)
+            self.evaluations += 2 * len(batches)
             parts = [hessian_product(self._loss(batch, index), self._weights, vector) for batch, index in batches]
             return self._over_processes(torch.stack(parts).mean(0), "mean")
 

@@ -133,9 +133,12 @@ def test_other_settings_are_refused_and_nothing_is_touched(change, finished):
     assert contents(finished[0]) == before
 
 
-@pytest.mark.parametrize("methods", [["retain_view", "fine_tune"], ["neg_grad", "coarse"]])
-def test_rows_that_start_from_the_coarse_model_need_it_before_them(methods, tmp_path):
-    with pytest.raises(ValueError, match=r"(fine_tune|neg_grad) starts from the coarse model: put 'coarse' before it"):
+@pytest.mark.parametrize(
+    ("methods", "start"),
+    [(["retain_view", "fine_tune"], "coarse"), (["neg_grad", "coarse"], "coarse"), (["coarse", "rewind"], "staged")],
+)
+def test_rows_that_start_from_another_need_it_before_them(methods, start, tmp_path):
+    with pytest.raises(ValueError, match=rf"starts from the {start} model: put '{start}' before it in methods"):
         run(tmp_path / "out", methods=methods)
     assert not (tmp_path / "out").exists()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from .comparison_report import print_table
 from .datamodules import MaskDataModule
-from .experiment import Experiment
+from .experiment import Experiment, weights_of
 from .files import write_json
 from .lightning_modules import SegmentationModule
 from .methods import DEFAULT_METHODS, METHODS, MethodName
@@ -48,9 +48,10 @@ def compare(
 ) -> None:
     """Train on coarse masks, unlearn in every way, test on fine masks; print a table and write a report.
 
-    Every row takes the same number of gradient steps and its last weights; the test part is looked at once per
-    row. The seed draws the forget/retain split, the initial weights and the batches. A comparison that was cut
-    short goes on where it stopped when it is called again with the same settings.
+    Every row takes the same number of gradient steps (``rewind`` half of them, pixel heads spend them on pretraining)
+    and its last weights; the test part is looked at once per row. The seed draws the forget/retain split, the initial
+    weights and the batches. A comparison that was cut short goes on where it stopped when it is called again with the
+    same settings.
 
     Args:
         data: any DataModule of ours; None = the embedded :class:`~erode.datamodules.SyntheticDermoscopy`.
@@ -58,7 +59,7 @@ def compare(
         out: folder for rows, weights, pictures and report.
         steps: gradient steps of each row.
         seeds: one repetition each.
-        methods: rows, in the order given; rows that start from the coarse model need ``coarse`` before them.
+        methods: rows, in the order given; a row that starts from another's weights needs that one before it.
         evaluate_on: the part that the numbers come from; make every choice on ``val``.
         accelerator: see Lightning's Trainer.
         precision: see Lightning's Trainer.
@@ -68,9 +69,9 @@ def compare(
         wandb_group: group of the runs in Weights & Biases; None = they are not logged there.
 
     Raises:
-        ValueError: if ``out`` holds another comparison, or a row lacks the coarse one it starts from.
+        ValueError: if ``out`` holds another comparison, or a row lacks the one it starts from.
     """
-    check_order(methods, present=all(_coarse(out, seed).exists() for seed in seeds))
+    check_order(methods, [name for name in METHODS if all(weights_of(out, name, seed).exists() for seed in seeds)])
     experiment = Experiment(
         data, model, out, steps, evaluate_on, accelerator, precision, epsilon, delta, validations, wandb_group
     )
@@ -82,30 +83,32 @@ def compare(
     print(f"report: {report(out)}")
 
 
-def check_order(methods: Sequence[MethodName], *, present: bool = False) -> None:
+def check_order(methods: Sequence[MethodName], present: Collection[MethodName] = ()) -> None:
     """Make sure that every row has the one it starts from before it.
 
     Args:
         methods: rows in their order.
-        present: whether the coarse rows are there already.
+        present: rows that are there already.
 
     Raises:
         ValueError: naming the row that lacks another.
     """
     for index, name in enumerate(methods):
-        if METHODS[name].from_coarse and not present and "coarse" not in methods[:index]:
-            raise ValueError(f"{name} starts from the coarse model: put 'coarse' before it in methods")
+        start = METHODS[name].start
+        if start is not None and start not in present and start not in methods[:index]:
+            raise ValueError(f"{name} starts from the {start} model: put '{start}' before it in methods")
 
 
 def draw_predictions(experiment: Experiment, methods: Sequence[MethodName], seed: int) -> Path:
     """Draw what each row predicts on the same test images: one of each class with, one without an artefact."""
-    data, module = experiment.data, experiment.model()
+    data = experiment.data
     cases = data.dataset("test").cases
     groups = [(case.label, case.flags.get(data.flag)) for case in cases]
     chosen = sorted(i for group in set(groups) for i in [n for n, g in enumerate(groups) if g == group][:1])
     batch = default_collate([data.dataset("test")[index] for index in chosen])
     predictions = {"coarse mask": batch["coarse"], "fine mask": batch["mask"]}
     for name in methods:
+        module = experiment.module(name, seed)
         load_weights(module, experiment.weights(name, seed))
         with torch.inference_mode():
             predictions[METHODS[name].short] = module.eval()(batch["image"]).argmax(1)
@@ -120,7 +123,3 @@ def draw_predictions(experiment: Experiment, methods: Sequence[MethodName], seed
         for row in range(len(chosen))
     ]
     return save_figure(gallery_figure(samples, data.class_names), experiment.out / "gallery.png")
-
-
-def _coarse(out: Path, seed: int) -> Path:
-    return out / "weights" / f"coarse-seed{seed}" / "weights.safetensors"

@@ -16,12 +16,12 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from .callbacks import SpuriousInformationMonitor
+from .callbacks import ExposureLedger, SpuriousInformationMonitor
 from .datamodules import MaskDataModule, SyntheticDermoscopy
 from .files import digest_of, write_json
 from .forget_atoms import loss_attack
 from .lightning_modules import SegmentationModule
-from .methods import METHODS, MethodName, Task
+from .methods import METHODS, Method, MethodName, Task
 from .weights import load_weights, save_weights
 
 Row = dict[str, Any]
@@ -93,33 +93,40 @@ class Experiment:
 
     def weights(self, name: MethodName, seed: int) -> Path:
         """Where the weights of a row are."""
-        return self.out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
+        return weights_of(self.out, name, seed)
 
     def draw_split(self, seed: int) -> None:
         """Serve the forget/retain split of a seed, unless the data brought their own."""
         if self.data.split_file is None and self.data.split_seed != seed:
             self.data.redraw_split(seed)
 
+    def module(self, name: MethodName, seed: int) -> SegmentationModule:
+        """A fresh module of a row, on which its weights fit."""
+        make = METHODS[name].module
+        return self.model() if make is None else make(self._task(name, seed))
+
     def _run(self, name: MethodName, seed: int) -> Row:
-        method = METHODS[name]
+        method, task = METHODS[name], self._task(name, seed)
         self.draw_split(seed)
         seed_everything(seed, verbose=False)
-        module = self.model()
-        folder = self.weights(name, seed).parent
-        shutil.rmtree(folder, ignore_errors=True)  # what a run that was cut short left behind; no row, no run
-        if method.from_coarse:
-            load_weights(module, self.weights("coarse", seed))
-        callbacks: list[Callback] = []
-        if method.operator is not None:
-            callbacks.append(method.operator(Task(folder, self.epsilon, self.delta)))
-        self.data.serve(method.view)  # an operator may ask for another view
-        trainer = self._trainer(name, seed, callbacks)
+        shutil.rmtree(task.folder, ignore_errors=True)  # what a run that was cut short left behind; no row, no run
         print(f"seed {seed}: {method.title}", flush=True)
         started = time.monotonic()
+        module = self.module(name, seed)
+        if method.start is not None:
+            load_weights(module, self.weights(method.start, seed))
+        steps = round(self.steps * method.share)
+        callbacks: list[Callback] = []
+        if method.first is not None:
+            callbacks.append(self._learn_first(method, module, name, seed, self.steps - steps))
+        if method.operator is not None:
+            callbacks.append(method.operator(task))
+        self.data.serve(method.view)  # an operator may ask for another view
+        trainer = self._trainer(name, seed, callbacks, steps)
         trainer.fit(module, datamodule=self.data)
         seconds = time.monotonic() - started
         if method.operator is None:
-            save_weights(module, folder / "weights.safetensors")
+            save_weights(module, task.folder / "weights.safetensors")
         evaluate = trainer.test if self.evaluate_on == "test" else trainer.validate
         metrics = dict(evaluate(module, datamodule=self.data, verbose=False)[0])
         self._finish_logs(trainer)
@@ -127,23 +134,48 @@ class Experiment:
             "method": name,
             "title": method.title,
             "seed": seed,
-            "unlearning": None if method.operator is None else _unlearning(folder),
+            "unlearning": None if method.operator is None else _unlearning(task.folder),
             "metrics": {
                 **{key.removeprefix(f"{self.evaluate_on}/"): _number(value) for key, value in metrics.items()},
                 **self._membership(module),
             },
-            "steps": trainer.global_step,
+            "steps": trainer.global_step + (0 if method.first is None else self.steps - steps),
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
             "seconds": round(seconds, 1),
             "split": self.data.split.digest,
         }
 
-    def _trainer(self, name: MethodName, seed: int, callbacks: list[Callback]) -> Trainer:
+    def _task(self, name: MethodName, seed: int) -> Task:
+        start = METHODS[name].start
+        return Task(
+            folder=self.weights(name, seed).parent,
+            data=self.data,
+            steps=self.steps,
+            start=None if start is None else self.weights(start, seed).parent,
+            epsilon=self.epsilon,
+            delta=self.delta,
+            accelerator=self.accelerator,
+        )
+
+    def _learn_first(
+        self, method: Method, module: SegmentationModule, name: MethodName, seed: int, steps: int
+    ) -> ExposureLedger:
+        """Learn the first labels and keep these weights with their ledger; what keeps the ledger from here on."""
+        assert method.first is not None
+        folder = self.weights(name, seed).parent
+        self.data.serve(method.first)
+        trainer = self._trainer(name, seed, [ExposureLedger("initialisation", folder=folder / "first")], steps)
+        trainer.fit(module, datamodule=self.data)
+        self._finish_logs(trainer)
+        save_weights(module, folder / "first" / "weights.safetensors")
+        return ExposureLedger(folder / "first" / "ledger.json", folder=folder)
+
+    def _trainer(self, name: MethodName, seed: int, callbacks: list[Callback], steps: int) -> Trainer:
         batches = len(self.data.train_dataloader())
-        validations: dict[str, Any] = {"check_val_every_n_epoch": None, "val_check_interval": self.steps + 1}
+        validations: dict[str, Any] = {"check_val_every_n_epoch": None, "val_check_interval": steps + 1}
         if self.validations:
             callbacks = [*callbacks, SpuriousInformationMonitor(self.data.num_classes)]
-            validations["val_check_interval"] = max(1, self.steps // self.validations)
+            validations["val_check_interval"] = max(1, steps // self.validations)
         loggers: list[Logger] = [CSVLogger(self.out / "logs", name=f"{name}-seed{seed}")]
         if self.wandb_group is not None:
             loggers.append(
@@ -158,8 +190,8 @@ class Experiment:
             accelerator=self.accelerator,
             devices=1,
             precision=self.precision,
-            max_steps=self.steps,
-            max_epochs=math.ceil(self.steps / batches),  # more than enough; for the progress bar
+            max_steps=steps,
+            max_epochs=math.ceil(steps / batches),  # more than enough; for the progress bar
             callbacks=callbacks,
             logger=loggers,
             default_root_dir=self.out,
@@ -194,6 +226,11 @@ class Experiment:
             "validations": self.validations,
             "torch": torch.__version__,
         }
+
+
+def weights_of(out: Path, name: MethodName, seed: int) -> Path:
+    """Where the weights of a row are, in the folder of an experiment."""
+    return out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
 
 
 def _unlearning(folder: Path) -> dict[str, Any]:

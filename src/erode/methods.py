@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from .callbacks import (
     CNS,
@@ -17,12 +19,19 @@ from .callbacks import (
     ModelClipping,
     NegGradPlus,
     NegGradSeg,
+    NewtonStep,
     OutputPerturbation,
+    ProjectedNoisySGD,
+    ResidualCertificate,
     Retrain,
+    Rewind,
     Scrub,
     ScrubRewind,
     UnlearningOperator,
 )
+from .datamodules import MaskDataModule
+from .label_free_head import label_free_head
+from .lightning_modules import PixelHead, SegmentationModule
 from .masks import View
 
 MethodName = Literal[
@@ -43,6 +52,12 @@ MethodName = Literal[
     "blockwise",
     "cns",
     "same_noise",
+    "staged",
+    "rewind",
+    "pixel_head",
+    "residual_certificate",
+    "newton_step",
+    "projected_noisy_sgd",
 ]
 DEFAULT_METHODS: tuple[MethodName, ...] = (
     "coarse", "retrain_fine", "fine_tune", "neg_grad", "retain_view", "oracle"
@@ -51,17 +66,25 @@ DEFAULT_METHODS: tuple[MethodName, ...] = (
 
 @dataclass(frozen=True)
 class Task:
-    """What an operator has to know of the row it works for.
+    """What a method has to know of the row it works for.
 
     Args:
-        folder: where it releases.
+        folder: where the row keeps its weights.
+        data: serves the split of the row's seed.
+        steps: gradient steps of a row.
+        start: folder of the row it starts from, if any.
         epsilon: ε of certified rows.
         delta: δ of certified rows.
+        accelerator: see Lightning's Trainer.
     """
 
     folder: Path
+    data: MaskDataModule
+    steps: int
+    start: Path | None = None
     epsilon: float = 1.0
     delta: float = 1e-7
+    accelerator: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -73,14 +96,73 @@ class Method:
         short: what they read above a picture.
         view: labels it trains on, where no operator says so.
         operator: makes the unlearning operator; None = plain training.
-        from_coarse: start from the coarse row's weights of the same seed instead of a fresh network.
+        start: row whose weights of the same seed it starts from; None = a fresh network.
+        module: makes its module; None = the one of the comparison.
+        share: part of the steps of a row that it takes.
+        first: labels that it learns in the other part, before; those weights are kept too, all with their ledgers.
     """
 
     title: str
     short: str
     view: View
     operator: Callable[[Task], UnlearningOperator] | None = None
-    from_coarse: bool = False
+    start: MethodName | None = None
+    module: Callable[[Task], SegmentationModule] | None = None
+    share: float = 1.0
+    first: View | None = None
+
+
+class _Certified(Protocol):
+    def __call__(self, epsilon: float, delta: float, *, folder: Path) -> UnlearningOperator: ...
+
+
+def _certified(title: str, operator: _Certified) -> Method:
+    return Method(
+        f"certified: {title}",
+        title,
+        View.RETAIN,
+        lambda task: operator(task.epsilon, task.delta, folder=task.folder),
+        start="coarse",
+    )
+
+
+def _approximate(title: str, operator: Callable[..., UnlearningOperator]) -> Method:
+    return Method(title, title, View.FINE_SUBSET, lambda task: operator(folder=task.folder), start="coarse")
+
+
+RIDGE = 1e-4
+"""λ of pixel heads: weak, as ``configs/model/pixel_head.yaml`` has it."""
+
+SGD_RIDGE = 1e-2
+"""λ of the noisy SGD row: with 400 steps of rate 1.9, ``(1 - 1.9 λ)^400`` is 5e-4 here, and .93 at ``RIDGE``."""
+
+
+def _head(ridge: float = RIDGE) -> Callable[[Task], PixelHead]:
+    """A pixel head on the encoder of the row it starts from, or on one that it pretrains."""
+    return lambda task: label_free_head(task.start or task.folder, task.data, task.steps, ridge, task.accelerator)
+
+
+def _noisy_sgd(task: Task) -> ProjectedNoisySGD:
+    """From anywhere in a ball that holds every minimiser, until its diameter has shrunk below the noise of a step."""
+    samples = len(task.data.part("train"))
+    return ProjectedNoisySGD(
+        samples,
+        samples,
+        task.epsilon,
+        task.delta,
+        epochs=100,
+        learning_rate=1.9,
+        ridge=SGD_RIDGE,
+        batch_size=max(1, samples // 4),
+        radius=math.sqrt(2 * math.log(task.data.num_classes) / SGD_RIDGE),
+        folder=task.folder,
+    )
+
+
+def _newton(task: Task) -> NewtonStep:
+    """The retain view changes the label of every image, so all of them count; noise this large leaves no head."""
+    samples = len(task.data.part("train"))
+    return NewtonStep(samples, samples, task.epsilon, task.delta, ridge=RIDGE, folder=task.folder)
 
 
 METHODS: dict[MethodName, Method] = {
@@ -91,70 +173,60 @@ METHODS: dict[MethodName, Method] = {
         View.FINE_SUBSET,
         lambda task: Retrain(only_fine=True, folder=task.folder),
     ),
-    "fine_tune": Method(
-        "fine-tune",
-        "fine-tuned",
-        View.FINE_SUBSET,
-        lambda task: FineTune(folder=task.folder),
-        from_coarse=True,
-    ),
-    "neg_grad": Method(
-        "NegGrad-Seg",
-        "NegGrad-Seg",
-        View.FINE_SUBSET,
-        lambda task: NegGradSeg(folder=task.folder),
-        from_coarse=True,
-    ),
+    "fine_tune": _approximate("fine-tune", FineTune),
+    "neg_grad": _approximate("NegGrad-Seg", NegGradSeg),
     "retain_view": Method("exact: retain view", "retain view", View.RETAIN, lambda task: Retrain(folder=task.folder)),
     "oracle": Method("all masks fine (oracle)", "oracle", View.FINE),
-    "gradient_clipping": Method(
-        "certified: gradient clipping",
-        "gradient clipping",
-        View.RETAIN,
-        lambda task: GradientClipping(task.epsilon, task.delta, folder=task.folder),
-        from_coarse=True,
-    ),
-    "model_clipping": Method(
-        "certified: model clipping",
-        "model clipping",
-        View.RETAIN,
-        lambda task: ModelClipping(task.epsilon, task.delta, folder=task.folder),
-        from_coarse=True,
-    ),
-    "output_perturbation": Method(
-        "certified: output perturbation",
-        "output perturbation",
-        View.RETAIN,
-        lambda task: OutputPerturbation(task.epsilon, task.delta, folder=task.folder),
-        from_coarse=True,
-    ),
-    "blockwise": Method(
-        "certified: blockwise",
-        "blockwise",
-        View.RETAIN,
-        lambda task: Blockwise(task.epsilon, task.delta, folder=task.folder),
-        from_coarse=True,
-    ),
-    "cns": Method(
-        "certified: CNS",
-        "CNS",
-        View.RETAIN,
-        lambda task: CNS(task.epsilon, task.delta, folder=task.folder),
-        from_coarse=True,
-    ),
+    "gradient_clipping": _certified("gradient clipping", GradientClipping),
+    "model_clipping": _certified("model clipping", ModelClipping),
+    "output_perturbation": _certified("output perturbation", OutputPerturbation),
+    # The least noise in the end, and most of the run for free training: there are dozens of layers, and at the default
+    # rate more steps on each do not train it against its noise.
+    "blockwise": _certified("blockwise", functools.partial(Blockwise, steps=1)),
+    "cns": _certified("CNS", CNS),
     "same_noise": Method(
         "control: gradient clipping, no trained start",
         "same noise",
         View.RETAIN,
         lambda task: GradientClipping(task.epsilon, task.delta, folder=task.folder),
     ),
-    "scrub": Method("SCRUB", "SCRUB", View.FINE_SUBSET, lambda task: Scrub(folder=task.folder), from_coarse=True),
-    "scrub_r": Method(
-        "SCRUB+R", "SCRUB+R", View.FINE_SUBSET, lambda task: ScrubRewind(folder=task.folder), from_coarse=True
+    "scrub": _approximate("SCRUB", Scrub),
+    "scrub_r": _approximate("SCRUB+R", ScrubRewind),
+    "neg_grad_plus": _approximate("NegGrad+", NegGradPlus),
+    "cf_k": _approximate("CF-k", CFk),
+    "eu_k": _approximate("EU-k", EUk),
+    "staged": Method("retain view, then coarse masks (to rewind)", "staged", View.COARSE, share=0.5, first=View.RETAIN),
+    "rewind": Method(
+        "exact: rewind, then retain view",
+        "rewound",
+        View.RETAIN,
+        lambda task: Rewind(task.start or task.folder, folder=task.folder),
+        start="staged",
+        share=0.5,
     ),
-    "neg_grad_plus": Method(
-        "NegGrad+", "NegGrad+", View.FINE_SUBSET, lambda task: NegGradPlus(folder=task.folder), from_coarse=True
+    "pixel_head": Method("pixel head, coarse masks (to unlearn)", "pixel head", View.COARSE, module=_head()),
+    "residual_certificate": Method(
+        "certified: residual of a pixel head",
+        "residual",
+        View.RETAIN,
+        lambda task: ResidualCertificate(task.epsilon, task.delta, ridge=RIDGE, folder=task.folder),
+        start="pixel_head",
+        module=_head(),
     ),
-    "cf_k": Method("CF-k", "CF-k", View.FINE_SUBSET, lambda task: CFk(folder=task.folder), from_coarse=True),
-    "eu_k": Method("EU-k", "EU-k", View.FINE_SUBSET, lambda task: EUk(folder=task.folder), from_coarse=True),
+    "newton_step": Method(
+        "certified: Newton step of a pixel head",
+        "Newton step",
+        View.RETAIN,
+        _newton,
+        start="pixel_head",
+        module=_head(),
+    ),
+    "projected_noisy_sgd": Method(
+        "certified: noisy SGD of a pixel head",
+        "noisy SGD",
+        View.RETAIN,
+        _noisy_sgd,
+        start="pixel_head",
+        module=_head(SGD_RIDGE),
+    ),
 }

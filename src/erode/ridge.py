@@ -86,6 +86,8 @@ class RidgeObjective:
         self.images = list(images)
         self.ridge = ridge
         self._total = total
+        self.read = 0
+        """Images of which a gradient or a Hessian was computed, each time counted."""
         self.fingerprints: list[int] = [] if fingerprints is None else total(fingerprints).tolist()
 
     @property
@@ -103,6 +105,7 @@ class RidgeObjective:
 
     def gradient(self, weights: Tensor) -> Tensor:
         """∇F at weights ``[K, D]``."""
+        self.read += self.samples
         mine = torch.zeros_like(weights)
         for atoms in self.batches:
             mine += _sum_of_gradients(atoms, weights)
@@ -111,11 +114,13 @@ class RidgeObjective:
 
     def batch_gradient(self, batch: int, weights: Tensor) -> Tensor:
         """Gradient of the same objective over the images of one batch."""
+        self.read += self.images[batch]
         summed: Tensor = self._total(_sum_of_gradients(self.batches[batch], weights))
         return summed / self.images[batch] + self.ridge * weights
 
     def hessian(self, weights: Tensor) -> Tensor:
         """∇²F at weights ``[K, D]``, as a matrix ``[K·D, K·D]``."""
+        self.read += self.samples
         classes, dims = weights.shape
         mine = torch.zeros(classes, dims, classes, dims, dtype=torch.float64, device=weights.device)
         for atoms in self.batches:

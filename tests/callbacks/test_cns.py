@@ -106,6 +106,7 @@ def test_start_and_end_are_in_the_ball_and_the_rest_is_the_users(tmp_path):
     assert record["certified_by"] == "the diameter of the ball: 0.02"
     assert record["curvature"]["diameter"] == 0.02
     assert record["hessian_vector_products"] > operator.restarts * operator.iterations
+    assert record["gradient_evaluations"] > record["steps"] + 2 * record["hessian_vector_products"]
 
 
 def test_a_network_with_batch_norm_and_dropout_in_batches(tmp_path):

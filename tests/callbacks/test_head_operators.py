@@ -114,6 +114,8 @@ def test_a_run_ends_in_a_certificate_that_is_verified_with_its_weights(name, mod
     assert content["exposed"] == {"d": 10, "parameters": {"network.head": [2, 5]}}
     record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
     assert record["guarantee"] == "certified"
+    passes = {"newton": 2, "sgd": 9}.get(name, record["gradient_evaluations"] * 5 / IMAGES)
+    assert record["gradient_evaluations"] == round(passes * IMAGES / 5) > 0  # in batches of 5
     assert "initial_weights" not in record
     assert not torch.equal(before, made.head)
     frozen = encoder().state_dict()
