@@ -22,7 +22,7 @@ TOP = {
     "erode.comparison",
     "erode.experiment",
     "erode.forget_atoms",
-    "erode.label_free_head",
+    "erode.unexposed_head",
     "erode.methods",
     "erode.planning",
     "erode.protocols",

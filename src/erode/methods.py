@@ -30,9 +30,9 @@ from .callbacks import (
     UnlearningOperator,
 )
 from .datamodules import MaskDataModule
-from .label_free_head import label_free_head
 from .lightning_modules import PixelHead, SegmentationModule
 from .masks import View
+from .unexposed_head import unexposed_head
 
 MethodName = Literal[
     "coarse",
@@ -138,8 +138,8 @@ SGD_RIDGE = 1e-2
 
 
 def _head(ridge: float = RIDGE) -> Callable[[Task], PixelHead]:
-    """A pixel head on the encoder of the row it starts from, or on one that it pretrains."""
-    return lambda task: label_free_head(task.start or task.folder, task.data, task.steps, ridge, task.accelerator)
+    """A pixel head on the encoder of the row it starts from, or on one that it trains on the fine images."""
+    return lambda task: unexposed_head(task.start or task.folder, task.data, task.steps, ridge, task.accelerator)
 
 
 def _noisy_sgd(task: Task) -> ProjectedNoisySGD:
