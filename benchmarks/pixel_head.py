@@ -1,4 +1,4 @@
-"""What the certificates cost a pixel head: Dice at ε against its own noiseless optimum, and its deletion capacity.
+"""What the certificates cost a pixel head: Dice at ε against its own noiseless optimum.
 
 ``python benchmarks/pixel_head.py --out pixel_head.json``, or ``--isic FOLDER``. A small U-Net learns from the fine
 images alone, so it never saw the forget set; its 16 last features are frozen, and the head is fitted to all coarse
@@ -19,18 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from erode.accounting import (
-    deletion_capacity,
-    newton_capacity_rate,
-    privacy_capacity_rate,
-    softmax_excess_risk,
-)
 from erode.callbacks import ProjectedNoisySGD, ResidualCertificate
+from erode.comparison_report import mean_and_sd
 from erode.datamodules import ISICDataModule, MaskDataModule, SyntheticDermoscopy
 from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.lightning_modules.segmentation import default_network
 from erode.masks import DiskDilation
-from erode.ridge import RidgeObjective, minimise
 from erode.weights import save_weights
 
 CHANNELS, DELTA = 16, 1e-7
@@ -41,9 +35,9 @@ def data_of(arguments: argparse.Namespace, seed: int) -> MaskDataModule:
     coarsening, shared = DiskDilation(half_width=8), {"fine_fraction": 0.1, "split_seed": seed}
     if arguments.isic:
         return ISICDataModule(
-            root=arguments.isic, size=64, task="multiclass", flag="ruler", coarsening=coarsening, **shared
+            root=arguments.isic, size=arguments.size, task="multiclass", flag="ruler", coarsening=coarsening, **shared
         )
-    return SyntheticDermoscopy(coarsening=coarsening, **shared)
+    return SyntheticDermoscopy(coarsening=coarsening, train_images=arguments.images, **shared)
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
@@ -83,32 +77,7 @@ def dice(module: PixelHead, data: MaskDataModule, folder: Path) -> float:
     return float(trainer(folder).test(module, datamodule=data, verbose=False)[0]["test/dice_lesion"])
 
 
-def capacity(objective: RidgeObjective, weights: torch.Tensor, ridge: float, epsilon: float) -> dict[str, float]:
-    """Deletion capacity with the bound and with the curvature of the fitted head, beside the two rates."""
-    n, d, classes = objective.samples, weights.numel(), len(weights)
-    curvature = torch.linalg.eigvalsh(objective.hessian(weights))
-    trace, largest = float(curvature.sum()), float(curvature[-1])
-
-    def bound(sigma: float, distance: float) -> float:
-        return softmax_excess_risk(sigma, distance=distance, num_classes=classes, ridge=ridge, parameters=d)
-
-    def fitted(sigma: float, distance: float) -> float:
-        return (trace * sigma**2 + largest * distance**2) / 2
-
-    given = {"samples": n, "ridge": ridge}
-    return {
-        "ridge": ridge,
-        "epsilon": epsilon,
-        "n": n,
-        "d": d,
-        "capacity_bound": deletion_capacity(epsilon, DELTA, excess_risk=bound, **given),
-        "capacity_fitted": deletion_capacity(epsilon, DELTA, excess_risk=fitted, **given),
-        "rate_newton": newton_capacity_rate(epsilon, DELTA, samples=n, parameters=d),
-        "rate_privacy": privacy_capacity_rate(epsilon, DELTA, samples=n, parameters=d),
-    }
-
-
-def run(arguments: argparse.Namespace, seed: int, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+def run(arguments: argparse.Namespace, seed: int, folder: Path) -> list[dict[str, Any]]:
     """All rows of one seed."""
     seed_everything(seed, verbose=False)
     data = data_of(arguments, seed)
@@ -125,16 +94,9 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path) -> tuple[list[di
 
     data.serve("retain")
     optimum = PixelHead(encoder, CHANNELS, **shared)
-    fitted = trainer(folder, max_steps=1)
-    fitted.fit(optimum, datamodule=data)
-    objective = optimum.objective()  # while the run's loader is there
+    trainer(folder, max_steps=1).fit(optimum, datamodule=data)
     best = dice(optimum, data, folder)
     rows.append({"method": "noiseless optimum", "epsilon": None, "sigma": None, "dice": best})
-    capacities = []
-    for ridge in (arguments.ridge, 1e-2, 1e-1):
-        objective.ridge = ridge
-        weights, _, _ = minimise(objective, optimum.head.detach(), arguments.tolerance)
-        capacities += [capacity(objective, weights, ridge, epsilon) for epsilon in arguments.epsilons]
 
     samples = len(data.dataset("train"))
     for epsilon in arguments.epsilons:
@@ -156,33 +118,35 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path) -> tuple[list[di
             rows.append({"method": name, "epsilon": epsilon, "sigma": sigma, "dice": found})
     for row in rows:
         row |= {"seed": seed, "loss": None if row["dice"] is None else best - row["dice"]}
-    return rows, capacities
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="what certificates cost a pixel head")
     parser.add_argument("--isic", type=Path, help="folder of ISIC 2017; left out = synthetic data")
+    parser.add_argument("--size", type=int, default=64, help="pixels of a side, for ISIC")
+    parser.add_argument("--images", type=int, default=600, help="training images of the synthetic data")
     parser.add_argument("--steps", type=int, default=600, help="training steps of the encoder")
     parser.add_argument("--ridge", type=float, default=1e-4)
     parser.add_argument("--tolerance", type=float, default=1e-9)
     parser.add_argument("--epochs", type=int, default=50, help="epochs of noisy SGD")
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[0.1, 1.0, 8.0])
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="JSON file to write the rows to")
     arguments = parser.parse_args()
-    rows, capacities = [], []
+    rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            more, found = run(arguments, seed, Path(folder))
-        rows += more
-        capacities += [{"seed": seed, **row} for row in found]
-    for title, content in (("Lesion Dice", rows), ("Deletion capacity of the Newton step", capacities)):
-        table = Table(*content[0], title=title)
-        for row in content:
-            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-        Console().print(table)
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"rows": rows, "capacity": capacities}, indent=1) + "\n")
+            rows += run(arguments, seed, Path(folder))
+        if arguments.out:
+            arguments.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    table = Table("method", "epsilon", "sigma", "lesion Dice", "loss", title=f"seeds {arguments.seeds}")
+    for method, epsilon in dict.fromkeys((row["method"], row["epsilon"]) for row in rows):
+        same = [row for row in rows if (row["method"], row["epsilon"]) == (method, epsilon)]
+        sigma = "–" if epsilon is None else f"{max(row['sigma'] for row in same):.2g}"
+        cells = (mean_and_sd([row[name] for row in same], 4) for name in ("dice", "loss"))
+        table.add_row(method, "–" if epsilon is None else f"{epsilon:g}", sigma, *cells)
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def blocks_of(module: nn.Module) -> list[Block]:
     return [Block(name, tuple(layers), parameters) for name, layers, parameters in found]
 
 
-class LastBlocks(UnlearningOperator):
+class LastBlocks(UnlearningOperator, base=True):
     """Train the last ``k`` blocks of the network and leave every other parameter as it is, to the bit.
 
     A block is a layer with a kernel or weight matrix with the normalisations and activations that follow it, counted
@@ -80,7 +80,6 @@ class LastBlocks(UnlearningOperator):
             shared by a trained and an untouched block, or if a parameter of a trained block is frozen.
     """
 
-    guarantee = "approximate"
     view = View.RETAIN
     instead: str
     """The operator to use where all blocks would be trained."""

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ..accounting import NoisyIteration, Reference
 from ..certificate import Account, Target
 from ..mechanisms import BlockwiseMechanism
+from ..operator_card import OperatorCard
 from .exposure import INITIALISATION, exposed_parameters
 from .gradient_clipping import automatic_steps
 from .noisy_phase import NoisyPhase
@@ -67,8 +68,19 @@ class Blockwise(NoisyPhase):
         (10, 0.472)
     """
 
-    paper = "Dolgova and Stich 2026, clipped and centred on an anchor"
-    stores = "the anchor, if it decays"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="any loss, any network",
+        paper="Dolgova and Stich 2026, clipped and centred on an anchor; theory §4",
+        trains_on="noisy steps on retained data, one block of parameters after the other, then your own training on it",
+        needs=("retained data", "anchor"),
+        requests=("item", "pixel"),
+        stores="one copy of the exposed parameters (the anchor), if it decays",
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/blockwise.yaml",
+        page="blockwise.md",
+    )
     mechanism: BlockwiseMechanism
 
     def __init__(

@@ -17,7 +17,7 @@ from ..weights import weights_digest
 from .operator import UnlearningOperator
 
 
-class CertifiedOperator(UnlearningOperator):
+class CertifiedOperator(UnlearningOperator, base=True):
     """Base of operators with an (ε, δ) guarantee; rank 0 writes ``certificate.json`` beside the weights.
 
     Where nothing can be certified (the run ended too early, or the noise had a known seed) the certificate says so
@@ -32,8 +32,6 @@ class CertifiedOperator(UnlearningOperator):
         seed: for debugging only: makes the noise reproducible, so that no certificate is issued.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
     """
-
-    guarantee = "certified"
 
     def __init__(self, mechanism: Mechanism, target: Target, seed: int | None, folder: str | Path | None) -> None:
         super().__init__(folder)

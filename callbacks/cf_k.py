@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..operator_card import OperatorCard
 from .blocks import LastBlocks
 
 
@@ -26,7 +27,19 @@ class CFk(LastBlocks):
     Source: Goel et al. 2022 (catastrophic forgetting of the last k layers).
     """
 
-    paper = "CF-k (Goel et al. 2022)"
+    card = OperatorCard(
+        guarantee="approximate",
+        scope="the untouched blocks hold what they learnt from the forget set",
+        paper="CF-k (Goel et al. 2022, arXiv 2201.06640); theory §6",
+        trains_on="fine images (`only_fine=False`: the retain view), the last k blocks only",
+        needs=("retained data",),
+        requests=("item", "pixel"),
+        costs="at most one gradient evaluation per step",
+        technique="deep neural networks",
+        manipulation="model shifting",
+        config="unlearn/cf_k.yaml",
+        page="cf_k.md",
+    )
     instead = "FineTune"
 
     def __init__(self, k: int = 3, only_fine: bool = True, folder: str | Path | None = None) -> None:

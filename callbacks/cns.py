@@ -17,6 +17,7 @@ from ..accounting._checks import check_non_negative, check_positive, check_steps
 from ..certificate import Target
 from ..curvature import extreme_eigenvalue, flatten, lissa, unflatten
 from ..mechanisms import CNSMechanism, published_sensitivity
+from ..operator_card import OperatorCard
 from .exposure import INITIALISATION, Anchor
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, project_
@@ -78,8 +79,20 @@ class CNS(NoisyPhase):
         7.461
     """
 
-    paper = "CNS (Zhang B. et al. 2024), projected, certified by the diameter"
-    stores = "the anchor"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="any loss, any network, by the diameter of the ball",
+        paper="CNS (Zhang B. et al. 2024, arXiv 2408.00920), projected to a ball; theory §5",
+        trains_on="one noisy Newton step on retained data, then your own training on it",
+        needs=("retained data", "anchor"),
+        requests=("item", "pixel"),
+        stores="one copy of the exposed parameters (the anchor)",
+        costs="restarts × iterations Hessian-vector products once, then one gradient evaluation per step",
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/cns.yaml",
+        page="cns.md",
+    )
     mechanism: CNSMechanism
 
     def __init__(

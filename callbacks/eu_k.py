@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
+from ..operator_card import OperatorCard
 from .blocks import LastBlocks
 from .retrain import refuse_averaging, unresettable
 
@@ -32,7 +33,19 @@ class EUk(LastBlocks):
     Source: Goel et al. 2022 (exact unlearning of the last k layers).
     """
 
-    paper = "EU-k (Goel et al. 2022)"
+    card = OperatorCard(
+        guarantee="approximate",
+        scope="the last blocks are retrained exactly, on features that learnt from the forget set",
+        paper="EU-k (Goel et al. 2022, arXiv 2201.06640); theory §6",
+        trains_on="fine images (`only_fine=False`: the retain view), the last k blocks only, from fresh weights",
+        needs=("retained data",),
+        requests=("item", "pixel"),
+        costs="at most one gradient evaluation per step",
+        technique="deep neural networks",
+        manipulation="model replacement",
+        config="unlearn/eu_k.yaml",
+        page="eu_k.md",
+    )
     instead = "Retrain, which is exact"
 
     def __init__(self, k: int = 3, only_fine: bool = True, folder: str | Path | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..masks import View
+from ..operator_card import OperatorCard
 from .operator import UnlearningOperator
 
 
@@ -13,6 +14,15 @@ class FineTune(UnlearningOperator):
     last point.
     """
 
-    guarantee = "approximate"
-    paper = "baseline"
+    card = OperatorCard(
+        guarantee="approximate",
+        paper="baseline; theory §6",
+        trains_on="fine images",
+        needs=("retained data",),
+        requests=("item", "pixel"),
+        technique="deep neural networks",
+        manipulation="model shifting",
+        config="unlearn/fine_tune.yaml",
+        page="fine_tune.md",
+    )
     view = View.FINE_SUBSET

@@ -12,6 +12,7 @@ import torch
 from ..accounting import Reference, gradient_clipping_sigma, gradient_shift, initial_distance
 from ..certificate import Target
 from ..mechanisms import GradientClippingMechanism
+from ..operator_card import OperatorCard
 from .exposure import INITIALISATION
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, clip_
@@ -57,8 +58,19 @@ class GradientClipping(NoisyPhase):
         (10, 0.472)
     """
 
-    paper = "Koloskova et al. 2025, centred on an anchor"
-    stores = "the anchor, if it decays"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="any loss, any network",
+        paper="Koloskova et al. 2025 (arXiv 2506.06985), centred on an anchor, account of Bok et al. 2024; theory §4",
+        trains_on="noisy steps on retained data, then your own training on it",
+        needs=("retained data", "anchor"),
+        requests=("item", "pixel"),
+        stores="one copy of the exposed parameters (the anchor), if it decays",
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/gradient_clipping.yaml",
+        page="gradient_clipping.md",
+    )
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from .noise import KeyedNoise, shared_secret
 from .refusals import check_rounding, check_setup
 
 
-class HeadOperator(CertifiedOperator):
+class HeadOperator(CertifiedOperator, base=True):
     """Base of the certified operators on a :class:`~erode.lightning_modules.PixelHead`.
 
     At train start the retained data are read once, :meth:`move` computes the new head with its noise, and the run
@@ -44,7 +44,6 @@ class HeadOperator(CertifiedOperator):
     """
 
     view = View.RETAIN
-    evaluations_per_step = 0.0
     objective_batch_size: int | None = None
     """Smallest batch of the objective; None where batches do not matter."""
 

@@ -11,6 +11,7 @@ import torch
 from ..accounting import Reference, contraction_steps
 from ..certificate import Target
 from ..mechanisms import ModelClippingMechanism
+from ..operator_card import OperatorCard
 from .exposure import INITIALISATION
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, project_
@@ -55,8 +56,19 @@ class ModelClipping(NoisyPhase):
         6
     """
 
-    paper = "Koloskova et al. 2025, centred on an anchor"
-    stores = "the anchor"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="any loss, any network",
+        paper="Koloskova et al. 2025 (arXiv 2506.06985), on an anchor; contraction of Asoodeh et al. 2020; theory §4",
+        trains_on="noisy steps on retained data, then your own training on it",
+        needs=("retained data", "anchor"),
+        requests=("item", "pixel"),
+        stores="one copy of the exposed parameters (the anchor)",
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/model_clipping.yaml",
+        page="model_clipping.md",
+    )
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..losses import RingAscentLoss, RingReweightedLoss
 from ..masks import View
+from ..operator_card import OperatorCard
 from .observation import entry
 from .own_loss import GuardedLoss, logits_of
 
@@ -48,8 +49,18 @@ class NegGradSeg(GuardedLoss):
         MisconfigurationException: for manual optimisation, and for batches without the three entries.
     """
 
-    guarantee = "approximate"
-    paper = "NegGrad-Seg, after NegGrad+ (Kurmanji et al. 2023)"
+    card = OperatorCard(
+        guarantee="approximate",
+        paper="NegGrad-Seg, after NegGrad+ (Kurmanji et al. 2023); theory §6",
+        trains_on="fine images, pushing back on their rings",
+        needs=("retained data", "coarse masks"),
+        requests=("pixel",),
+        stores="one copy of the weights (CPU), for the guard",
+        technique="deep neural networks",
+        manipulation="model shifting",
+        config="unlearn/neg_grad.yaml",
+        page="neg_grad.md",
+    )
     view = View.FINE_SUBSET
 
     def __init__(

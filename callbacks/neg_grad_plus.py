@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..masks import View
+from ..operator_card import OperatorCard
 from .atom_batches import BatchKeys, mean_over
 from .own_loss import GuardedLoss, logits_of
 
@@ -46,9 +47,20 @@ class NegGradPlus(GuardedLoss):
     Source: Kurmanji et al. 2023, §5 (NegGrad+).
     """
 
-    guarantee = "approximate"
-    paper = "NegGrad+ (Kurmanji et al. 2023), pixel-wise"
-    evaluations_per_step = 2.0
+    card = OperatorCard(
+        guarantee="approximate",
+        paper="NegGrad+ (Kurmanji et al. 2023, arXiv 2302.09880), pixel-wise; theory §6",
+        trains_on="fine images (`only_fine=False`: the retain view), pushing back on the forget set",
+        needs=("retained data", "forget set"),
+        requests=("pixel",),
+        stores="one copy of the weights (CPU), for the guard",
+        costs="two gradient evaluations per step",
+        evaluations_per_step=2.0,
+        technique="deep neural networks",
+        manipulation="model shifting",
+        config="unlearn/neg_grad_plus.yaml",
+        page="neg_grad_plus.md",
+    )
     asks_for_forget = True
     view = View.RETAIN
 

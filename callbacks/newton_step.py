@@ -10,6 +10,7 @@ from torch import Tensor
 from ..accounting import ConvexReference, newton_gradient
 from ..certificate import Target
 from ..mechanisms import NewtonMechanism
+from ..operator_card import OperatorCard
 from ..ridge import RidgeObjective
 from .head_operator import HeadOperator
 
@@ -54,8 +55,21 @@ class NewtonStep(HeadOperator):
         '4.06e-03'
     """
 
-    paper = "Sekhari et al. 2021, calibrated exactly, with the start checked"
-    stores = "features of the training set, while it runs"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="a strongly convex head on a frozen, unexposed encoder",
+        paper="Sekhari et al. 2021 (arXiv 2103.03279), calibrated exactly, with the start checked; theory §5",
+        trains_on="a pixel head, on the retain view; for few images of many",
+        needs=("retained data", "unexposed encoder"),
+        requests=("item", "pixel"),
+        stores="the features of the training set, while it runs (4 bytes per labelled pixel and channel)",
+        costs="one gradient and one Hessian over the retained images, no optimiser step",
+        evaluations_per_step=0.0,
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/newton_step.yaml",
+        page="newton_step.md",
+    )
 
     def __init__(
         self,

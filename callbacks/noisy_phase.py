@@ -28,7 +28,7 @@ from .observation import pixels_per_image
 from .refusals import check_rounding, check_setup, forget_early_scores, warn_of_early_checkpoints
 
 
-class NoisyPhase(CertifiedOperator):
+class NoisyPhase(CertifiedOperator, base=True):
     """Base of the certified operators: clip the weights, take the certified steps, hand the run back.
 
     At fit start the weights move to the ball of C0 around the anchor, and the user's optimiser and schedulers

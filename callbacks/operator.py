@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -24,10 +24,9 @@ from ..batch import Role
 from ..files import write_json
 from ..ledger import Ledger
 from ..masks import View
+from ..operator_card import OperatorCard
 from ..weights import save_weights, weights_digest
 from .running_statistics import RunningStatistics
-
-Guarantee = Literal["exact", "certified", "approximate"]
 
 
 class UnlearningOperator(Callback):
@@ -56,18 +55,25 @@ class UnlearningOperator(Callback):
             run, if two operators meet in one run, or if a subclass refuses the set-up.
     """
 
-    guarantee: ClassVar[Guarantee]
-    """What the operator promises."""
-    paper: ClassVar[str]
-    """Where it comes from."""
-    stores: ClassVar[str] = "nothing"
-    """What it needs kept, during the original training or its own run, beside the weights."""
-    evaluations_per_step: ClassVar[float] = 1.0
-    """Gradient evaluations of one batch, in units of a forward and backward pass."""
+    card: ClassVar[OperatorCard]
+    """What it promises, needs, keeps and costs; a subclass without one is refused, unless it says ``base=True``."""
     asks_for_forget: ClassVar[bool] = False
     """Whether its batches are ``{"retain": batch, "forget": batch}``; only then may forget atoms be served at all."""
     view: View
     """Retained labels it trains on."""
+
+    def __init_subclass__(cls, *, base: bool = False, **keywords: Any) -> None:
+        """Refuse an operator that does not say what it promises; ``base=True`` for a common part of several.
+
+        Raises:
+            TypeError: without a card.
+        """
+        super().__init_subclass__(**keywords)
+        if not base and not isinstance(getattr(cls, "card", None), OperatorCard):
+            raise TypeError(
+                f"{cls.__name__} has no card: give the class card = OperatorCard(...), of erode.operator_card, "
+                "which says what it promises, needs, keeps and costs"
+            )
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self._folder = None if folder is None else Path(folder)
@@ -172,8 +178,8 @@ class UnlearningOperator(Callback):
         self.remember(trainer, pl_module)
         self._record = {
             **identity,
-            "guarantee": self.guarantee,
-            "paper": self.paper,
+            "guarantee": self.card.guarantee,
+            "paper": self.card.paper,
             "first_step": trainer.global_step,
             "initial_weights": weights_digest(pl_module),
             "reset_buffers": self._statistics.reset(),
@@ -216,7 +222,7 @@ class UnlearningOperator(Callback):
             split.save(folder / "split.json")
         planned = trainer.estimated_stepping_batches
         steps = trainer.global_step - self._record["first_step"]
-        evaluations = steps * trainer.accumulate_grad_batches * self.evaluations_per_step
+        evaluations = steps * trainer.accumulate_grad_batches * self.card.evaluations_per_step
         write_json(
             folder / "unlearning.json",
             {

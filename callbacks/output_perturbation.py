@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ..accounting import Reference
 from ..certificate import Target
 from ..mechanisms import OutputPerturbationMechanism
+from ..operator_card import OperatorCard
 from .exposure import INITIALISATION
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector
@@ -48,7 +49,19 @@ class OutputPerturbation(NoisyPhase):
         3.731
     """
 
-    paper = "Gaussian mechanism (Balle and Wang 2018), centred on an anchor"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="any loss, any network",
+        paper="Gaussian mechanism (Balle and Wang 2018), centred on an anchor; theory §4",
+        trains_on="your own training on retained data, after one draw of noise",
+        needs=("retained data", "anchor"),
+        requests=("item", "pixel"),
+        costs="none of its own: the whole run is free training, one gradient evaluation per step",
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/output_perturbation.yaml",
+        page="output_perturbation.md",
+    )
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from .collapse_guard import CollapseGuard
 from .operator import UnlearningOperator
 
 
-class OwnLoss(UnlearningOperator):
+class OwnLoss(UnlearningOperator, base=True):
     """An operator that replaces the module's ``training_step`` while its run lasts.
 
     The module is called on images and the operator's :meth:`loss` applied; the user's optimiser, scheduler and
@@ -64,7 +64,7 @@ class OwnLoss(UnlearningOperator):
             self._own_step = None
 
 
-class GuardedLoss(OwnLoss):
+class GuardedLoss(OwnLoss, base=True):
     """An own loss that may run away: every ``check_every`` batches the predicted foreground is compared with the fine.
 
     Once the ratio falls below ``collapse_ratio`` the last weights at which it had not are restored, and training
@@ -78,8 +78,6 @@ class GuardedLoss(OwnLoss):
     Raises:
         ValueError: for arguments out of range.
     """
-
-    stores = "one copy of the weights (CPU)"
 
     def __init__(self, collapse_ratio: float, check_every: int, folder: str | Path | None = None) -> None:
         super().__init__(folder)

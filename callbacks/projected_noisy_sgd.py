@@ -12,6 +12,7 @@ from torch import Tensor
 from ..accounting import pnsgd_epochs
 from ..certificate import Target
 from ..mechanisms import NoisySGDMechanism
+from ..operator_card import OperatorCard
 from ..ridge import RidgeObjective, noisy_sgd
 from .head_operator import HeadOperator, head_of
 from .noisy_learning import Process, head_digest
@@ -58,8 +59,21 @@ class ProjectedNoisySGD(HeadOperator):
         (310, '1.45e-06')
     """
 
-    paper = "Chien et al. 2024, with the exact account"
-    stores = "features of the training set, while it runs; where the process stands"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="a strongly convex head on a frozen, unexposed encoder",
+        paper="Chien et al. 2024 (arXiv 2403.17105), exact account by Bok et al. 2024; theory §5",
+        trains_on="a pixel head, on the retain view in cyclic batches",
+        needs=("retained data", "unexposed encoder"),
+        requests=("pixel", "stream"),
+        stores="the features of the training set, while it runs; the record of how it was learnt (a file)",
+        costs="one gradient of each image per epoch, no optimiser step",
+        evaluations_per_step=0.0,
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/projected_noisy_sgd.yaml",
+        page="projected_noisy_sgd.md",
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..accounting import ConvexReference
 from ..certificate import Target
 from ..mechanisms import ResidualMechanism
+from ..operator_card import OperatorCard
 from ..ridge import RidgeObjective, minimise
 from .head_operator import HeadOperator
 
@@ -47,8 +48,21 @@ class ResidualCertificate(HeadOperator):
         '3.73e-06'
     """
 
-    paper = "residual certificate, after Guo et al. 2020 and Neel et al. 2021"
-    stores = "features of the training set, while it runs"
+    card = OperatorCard(
+        guarantee="certified",
+        scope="a strongly convex head on a frozen, unexposed encoder",
+        paper="residual certificate, after Guo et al. 2020 and Neel et al. 2021; theory §5",
+        trains_on="a pixel head, on the retain view",
+        needs=("retained data", "unexposed encoder"),
+        requests=("item", "pixel"),
+        stores="the features of the training set, while it runs (4 bytes per labelled pixel and channel)",
+        costs="10 to 20 passes of Newton's method, no optimiser step",
+        evaluations_per_step=0.0,
+        technique="certified removal",
+        manipulation="model shifting",
+        config="unlearn/residual_certificate.yaml",
+        page="residual_certificate.md",
+    )
 
     def __init__(
         self,

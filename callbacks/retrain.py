@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..ledger import Ledger, ledger_of_file
 from ..masks import View
+from ..operator_card import OperatorCard
 from ..weights import load_weights, weights_digest
 from .operator import UnlearningOperator
 
@@ -35,8 +36,18 @@ class Retrain(UnlearningOperator):
             re-initialised, so that it could carry the forget set into the released weights.
     """
 
-    guarantee = "exact"
-    paper = "retraining; retain view of theory §2"
+    card = OperatorCard(
+        guarantee="exact",
+        paper="retraining; retain view of theory §2",
+        trains_on="the retain view, from fresh weights or an anchor",
+        needs=("retained data",),
+        requests=("item", "pixel"),
+        costs="a training run, one gradient evaluation per step",
+        technique="retraining from scratch",
+        manipulation="retraining",
+        config="unlearn/retrain.yaml",
+        page="retrain.md",
+    )
     view = View.RETAIN
 
     def __init__(

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, Level
 from ..masks import ForgetSplit, View
+from ..operator_card import OperatorCard
 from ..requests import Atoms as RequestedAtoms
 from ..requests import ForgetRequest
 from ..rewinding import Found, find_unexposed
@@ -49,13 +50,23 @@ class Rewind(UnlearningOperator):
             what has to be forgotten; at a batch that holds such an atom.
 
     Example:
-        >>> Rewind("runs/fit-0", request=["scan 3"]).guarantee
+        >>> Rewind("runs/fit-0", request=["scan 3"]).card.guarantee
         'exact'
     """
 
-    guarantee = "exact"
-    paper = "rewinding; exposure ledger of theory §6"
-    stores = "checkpoints with their ledgers"
+    card = OperatorCard(
+        guarantee="exact",
+        paper="rewinding by an exposure ledger; theory §6",
+        trains_on="retained data, from the last unexposed checkpoint",
+        needs=("retained data", "checkpoints with ledgers"),
+        requests=("item", "pixel", "stream"),
+        stores="checkpoints, each with its ledger (files)",
+        costs="loading one file, then one gradient evaluation per step of as much training as you like",
+        technique="data partitioning",
+        manipulation="model replacement",
+        config="unlearn/rewind.yaml",
+        page="rewind.md",
+    )
     view = View.RETAIN
 
     def __init__(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..distillation import divergence_from_teacher
 from ..masks import View
+from ..operator_card import OperatorCard
 from .atom_batches import BatchKeys, mean_over
 from .own_loss import OwnLoss, logits_of
 from .teacher import Teacher
@@ -60,10 +61,20 @@ class Scrub(OwnLoss):
     Source: Kurmanji et al. 2023, §3 and algorithm 1.
     """
 
-    guarantee = "approximate"
-    paper = "SCRUB (Kurmanji et al. 2023), pixel-wise"
-    stores = "the original weights in bfloat16"
-    evaluations_per_step = 4 / 3
+    card = OperatorCard(
+        guarantee="approximate",
+        paper="SCRUB (Kurmanji et al. 2023, arXiv 2302.09880), pixel-wise; theory §6",
+        trains_on="fine images (`only_fine=False`: the retain view) and the forget set, beside a teacher",
+        needs=("retained data", "forget set"),
+        requests=("pixel",),
+        stores="half a copy of the weights: the teacher in bfloat16",
+        costs="one gradient evaluation and one forward pass per step",
+        evaluations_per_step=4 / 3,
+        technique="knowledge adaptation",
+        manipulation="model shifting",
+        config="unlearn/scrub.yaml",
+        page="scrub.md",
+    )
     asks_for_forget = True
     view = View.RETAIN
 

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..operator_card import OperatorCard
 from ..weights import load_weights, save_weights
 from .forget_error import ForgetError
 from .scrub import Scrub
@@ -57,8 +58,20 @@ class ScrubRewind(Scrub):
     Source: Kurmanji et al. 2023, §3.2 (SCRUB+R). The released code has no file for candidate 0.
     """
 
-    paper = "SCRUB+R (Kurmanji et al. 2023), pixel-wise"
-    stores = "the original weights in bfloat16; on the disk, the weights after every min-phase"
+    card = OperatorCard(
+        guarantee="approximate",
+        paper="SCRUB+R (Kurmanji et al. 2023, arXiv 2302.09880), pixel-wise; theory §6",
+        trains_on="as `Scrub`, rewound to the forget error of held-out images",
+        needs=("retained data", "forget set"),
+        requests=("pixel",),
+        stores="the teacher, and on the disk a copy of the weights after every min-phase, while it runs",
+        costs="as `Scrub`, and one pass over the forget set per candidate",
+        evaluations_per_step=4 / 3,
+        technique="knowledge adaptation",
+        manipulation="model shifting",
+        config="unlearn/scrub_r.yaml",
+        page="scrub.md",
+    )
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..accounting import GRID, RemovalBudgets, removal_budget, smoothed_threshold
 from ..files import write_json
+from ..operator_card import OperatorCard
 from ..weights import weights_digest
 from .per_sample import fingerprint, samples_of
 from .refusals import check_data, check_module, check_trainer
@@ -60,10 +61,19 @@ class QuantisedTraining(LightningModule):
         0.00969
     """
 
-    guarantee: ClassVar[str] = "exact"
-    paper: ClassVar[str] = "PCMU (Zhang Z. et al. 2022), budgets in whole numbers"
-    stores: ClassVar[str] = "nothing"
-    evaluations_per_step: ClassVar[float] = 1.0
+    card: ClassVar[OperatorCard] = OperatorCard(
+        guarantee="exact",
+        scope="for as many removals as its budget states",
+        paper="after PCMU (Zhang Z. et al. 2022), budgets in whole numbers; theory §5",
+        trains_on="all data, one full batch per step; nothing runs at a request",
+        needs=(),
+        requests=("item",),
+        costs="one gradient evaluation of each image per step",
+        technique="certified removal",
+        manipulation="none at request time",
+        config="model/quantised_unet.yaml",
+        page="quantised.md",
+    )
 
     def __init__(
         self, *arguments: Any, bound: float = 0.1, kappa: float = 0.01, smoothing: float = 0.01, **keywords: Any
@@ -138,8 +148,8 @@ class QuantisedTraining(LightningModule):
             raise RuntimeError("no step was taken yet, so there is nothing to report; call fit first")
         completed = self.trainer.global_step == self.trainer.max_steps
         return {
-            "guarantee": self.guarantee,
-            "paper": self.paper,
+            "guarantee": self.card.guarantee,
+            "paper": self.card.paper,
             "completed": completed,
             "samples": self.budgets.samples,
             "steps": self.trainer.global_step,

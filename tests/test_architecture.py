@@ -24,6 +24,7 @@ TOP = {
     "erode.forget_atoms",
     "erode.unexposed_head",
     "erode.methods",
+    "erode.operators",
     "erode.planning",
     "erode.protocols",
 }

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from erode.accounting import gdp_mu
+from erode.callbacks import FineTune, GradientClipping, Retrain, Rewind
 from erode.callbacks.exposure import exposed_parameters
 from erode.mechanisms import (
     GradientClippingMechanism,
@@ -209,13 +210,13 @@ def candidates(reference="retrained", radius=1.0):
         for name, (kind, constants) in KINDS.items()
     }
     return [
-        *(Candidate(operator=name, guarantee="certified", paper="", mechanism=m, noisy_evaluations=float(m.steps))
+        *(Candidate(operator=name, card=GradientClipping.card, mechanism=m, noisy_evaluations=float(m.steps))
           for name, m in made.items()),
-        Candidate(operator="fine-tune", guarantee="approximate", paper=""),
-        Candidate(operator="retrain", guarantee="exact", paper=""),
-        Candidate(operator="rewind", guarantee="exact", paper="", stores="checkpoints"),
-        Candidate(operator="lost", guarantee="certified", paper="", why_not="give a head"),
-        Candidate(operator="unplanned", guarantee="certified", paper="",
+        Candidate(operator="fine-tune", card=FineTune.card),
+        Candidate(operator="retrain", card=Retrain.card),
+        Candidate(operator="rewind", card=Rewind.card),
+        Candidate(operator="lost", card=GradientClipping.card, why_not="give a head"),
+        Candidate(operator="unplanned", card=GradientClipping.card,
                   mechanism=Unplanned(reference="anchor", radius=1.0, sigma=1.0)),
     ]  # fmt: skip
 
@@ -254,7 +255,7 @@ class Elsewhere(Mechanism):
 
 
 def test_a_mechanism_that_starts_elsewhere_is_ranked_by_its_noise_alone():
-    made = Candidate(operator="head", guarantee="certified", paper="",
+    made = Candidate(operator="head", card=GradientClipping.card,
                      mechanism=Elsewhere(reference="retrained", steps=1, sigma=1.0))  # fmt: skip
     found = plan([*candidates(), made], d=400, epsilons=[1.0], delta=1e-7)
     rank = next(rank for rank in found.targets[0].ranking if rank.candidate.operator == "head")
@@ -305,6 +306,6 @@ def test_tables_picture_and_json_say_the_same(tmp_path, capsys):
 
 
 def test_nothing_to_draw_where_nothing_is_noisy(tmp_path):
-    made = plan([Candidate(operator="retrain", guarantee="exact", paper="")], d=10, epsilons=[1.0], delta=1e-7)
+    made = plan([Candidate(operator="retrain", card=Retrain.card)], d=10, epsilons=[1.0], delta=1e-7)
     write_plan(made, tmp_path)
     assert not (tmp_path / "plan.png").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from erode import callbacks
-from erode.callbacks import GradientClipping, OutputPerturbation, UnlearningOperator
+from erode.callbacks import GradientClipping, OutputPerturbation, Retrain, UnlearningOperator
 from erode.cli import main
 from erode.lightning_modules import SegmentationModule
 from erode.masks import View
@@ -82,14 +83,12 @@ def test_every_operator_is_ranked(planned):
     assert ranking[-1]["guarantee"] == "approximate"
     for line in ranking:
         kind = getattr(callbacks, line["operator"])
-        assert (line["guarantee"], line["paper"]) == (kind.guarantee, kind.paper)
+        assert (line["guarantee"], line["paper"]) == (kind.card.guarantee, kind.card.paper)
 
 
 def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
     class Fresh(UnlearningOperator):
-        guarantee = "exact"
-        paper = "tomorrow"
-        stores = "a checkpoint"
+        card = replace(Retrain.card, stores="a checkpoint")
         view = View.RETAIN
 
     class Demanding(OutputPerturbation):
@@ -100,7 +99,7 @@ def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
         monkeypatch.setattr(callbacks, kind.__name__, kind, raising=False)
     monkeypatch.setattr(callbacks, "__all__", [*callbacks.__all__, "Fresh", "Demanding"])
     found = {candidate.operator: candidate for candidate in candidates(None, 1e-7)}
-    assert (found["Fresh"].guarantee, found["Fresh"].stores) == ("exact", "a checkpoint")
+    assert (found["Fresh"].card.guarantee, found["Fresh"].card.stores) == ("exact", "a checkpoint")
     assert "head" in found["Demanding"].why_not
 
 

@@ -28,6 +28,7 @@ from .callbacks.operator import operators_of
 from .comparison import compare
 from .files import fresh_folder
 from .lightning_modules import SegmentationModule
+from .operators import operators
 from .planning import plan_command
 from .report import report
 from .rewinding import rewind
@@ -233,6 +234,7 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "anchor": anchor,
     "benchmark": benchmark,
     "compare": compare,
+    "operators": operators,
     "report": report,
     "rewind": rewind,
     "verify": verify,

@@ -9,29 +9,24 @@ from typing import Any
 
 from .accounting._checks import check_delta
 from .mechanisms import BallMechanism, Mechanism
+from .operator_card import NOTHING, OperatorCard
 from .plan import Outlook, Regime, cheapest, remedies, why_cheapest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An unlearning operator as its class describes itself.
+    """An unlearning operator as its class describes itself, and its noise.
 
     Args:
         operator: name.
-        guarantee: ``exact``, ``certified`` or ``approximate``.
-        paper: where it comes from.
-        stores: what it needs kept beside the weights.
-        evaluations_per_step: gradient evaluations of one batch.
+        card: what its class says about it.
         mechanism: constants of a certified operator; the noise is calibrated anew for each target.
         noisy_evaluations: gradient evaluations of its noisy phase; None = unknown.
         why_not: why a certified operator brings no mechanism.
     """
 
     operator: str
-    guarantee: str
-    paper: str
-    stores: str = "nothing"
-    evaluations_per_step: float = 1.0
+    card: OperatorCard
     mechanism: Mechanism | None = None
     noisy_evaluations: float | None = None
     why_not: str | None = None
@@ -84,9 +79,9 @@ class Rank:
     @property
     def group(self) -> int:
         """Smaller is better: a certified start that survives, exact, certified by regime, not planned, no guarantee."""
-        if self.candidate.guarantee == "exact":
+        if self.candidate.card.guarantee == "exact":
             return 1
-        if self.candidate.guarantee != "certified":
+        if self.candidate.card.guarantee != "certified":
             return 5
         if self.outlook is None:
             return 4 if self.noise is None else 2
@@ -169,7 +164,8 @@ def plan(
         ValueError: if a number is out of range.
 
     Example:
-        >>> exact = Candidate(operator="Retrain", guarantee="exact", paper="")
+        >>> from erode.callbacks import Retrain
+        >>> exact = Candidate(operator="Retrain", card=Retrain.card)
         >>> made = plan([exact], d=52_000, epsilons=[1.0], delta=1e-7)
         >>> made.targets[0].conclusion
         'Retrain: no forget atom takes part, so epsilon = 0 and delta = 0 without noise, for training on retained data'
@@ -211,15 +207,15 @@ def _order(rank: Rank) -> tuple[int, float, float, bool, str]:
     """Group; then the larger ratio (in steps of 1 %), fewer evaluations, nothing stored, the name."""
     ratio = math.inf if rank.outlook is None or rank.outlook.ratio <= 0 else -round(100 * math.log(rank.outlook.ratio))
     evaluations = rank.candidate.noisy_evaluations or 0.0
-    cost = rank.candidate.evaluations_per_step + evaluations
-    return rank.group, ratio, cost, rank.candidate.stores != "nothing", rank.candidate.operator
+    cost = rank.candidate.card.evaluations_per_step + evaluations
+    return rank.group, ratio, cost, rank.candidate.card.stores != NOTHING, rank.candidate.operator
 
 
 def _rank(candidate: Candidate, d: int, epsilon: float, delta: float, start: float | None) -> Rank:
     noise = outlook = None
-    if candidate.guarantee == "exact":
+    if candidate.card.guarantee == "exact":
         why = "no forget atom takes part, so epsilon = 0 and delta = 0 without noise, for training on retained data"
-    elif candidate.guarantee != "certified":
+    elif candidate.card.guarantee != "certified":
         why = "promises nothing, so it meets no target; keeps the trained weights"
     else:
         try:
@@ -260,13 +256,13 @@ def _outlook_dict(outlook: Outlook) -> dict[str, Any]:
 def _rank_dict(rank: Rank) -> dict[str, Any]:
     return {
         "operator": rank.candidate.operator,
-        "guarantee": rank.candidate.guarantee,
+        "guarantee": rank.candidate.card.guarantee,
         "reference": rank.candidate.reference,
         "ratio": None if rank.outlook is None else rank.outlook.ratio,
         "noise_norm": rank.noise,
         "noisy_evaluations": rank.candidate.noisy_evaluations,
-        "evaluations_per_step": rank.candidate.evaluations_per_step,
-        "stores": rank.candidate.stores,
-        "paper": rank.candidate.paper,
+        "evaluations_per_step": rank.candidate.card.evaluations_per_step,
+        "stores": rank.candidate.card.stores,
+        "paper": rank.candidate.card.paper,
         "why": rank.why,
     }

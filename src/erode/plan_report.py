@@ -147,13 +147,13 @@ def _ranking(target: Target, delta: float) -> Table:
     )  # fmt: skip
     for number, rank in enumerate(target.ranking, 1):
         candidate = rank.candidate
-        unknown = "–" if candidate.guarantee == "certified" else "none"
+        unknown = "–" if candidate.card.guarantee == "certified" else "none"
         noise = unknown if rank.noise is None else _number(rank.noise)
-        gradients = f"{candidate.evaluations_per_step:g} a step"
+        gradients = f"{candidate.card.evaluations_per_step:g} a step"
         if candidate.noisy_evaluations is not None:
             gradients += f", {candidate.noisy_evaluations:g} noisy"
         table.add_row(
-            str(number), candidate.operator, candidate.guarantee, noise, gradients, candidate.stores, rank.why
+            str(number), candidate.operator, candidate.card.guarantee, noise, gradients, candidate.card.stores, rank.why
         )
     return table
 

@@ -190,7 +190,7 @@ def candidates(operator: UnlearningOperator | None, delta: float) -> list[Candid
         usual = isinstance(kind, type) and issubclass(kind, UnlearningOperator) and kind is not UnlearningOperator
         if not usual or inspect.isabstract(kind) or kind is type(operator):
             continue
-        if kind.guarantee != "certified":
+        if kind.card.guarantee != "certified":
             found.append(candidate(kind))
             continue
         takes = inspect.signature(kind).parameters
@@ -211,12 +211,9 @@ def candidate(kind: type[UnlearningOperator], made: UnlearningOperator | None = 
     certified = isinstance(mechanism, Mechanism)
     return Candidate(
         operator=kind.__name__,
-        guarantee=kind.guarantee,
-        paper=kind.paper,
-        stores=made.stores if made is not None else kind.stores,
-        evaluations_per_step=kind.evaluations_per_step,
+        card=kind.card,
         mechanism=mechanism if certified else None,
-        noisy_evaluations=steps * kind.evaluations_per_step if certified and steps is not None else None,
+        noisy_evaluations=steps * kind.card.evaluations_per_step if certified and steps is not None else None,
     )
 
 
@@ -228,10 +225,7 @@ def _try(kind: type[UnlearningOperator], settings: dict[str, Any]) -> Candidate:
             raise ValueError(f"{missing} belong to the request, not to the network; configure it as the run's operator")
         return candidate(kind, kind(**settings))
     except (ValueError, TypeError, MisconfigurationException) as error:
-        return Candidate(
-            operator=kind.__name__, guarantee=kind.guarantee, paper=kind.paper, stores=kind.stores,
-            evaluations_per_step=kind.evaluations_per_step, why_not=str(error),
-        )  # fmt: skip
+        return Candidate(operator=kind.__name__, card=kind.card, why_not=str(error))
 
 
 def _same_noise(one: Candidate, other: Candidate) -> bool:

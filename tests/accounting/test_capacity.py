@@ -5,6 +5,7 @@ import pytest
 from scipy.special import logsumexp
 
 from erode.accounting import (
+    curvature_excess_risk,
     deletion_capacity,
     newton_capacity_rate,
     newton_distance,
@@ -68,3 +69,15 @@ def test_simulated_excess_stays_below_the_bound(sigma):
     excess = (value(start + noise) + value(start - noise)) / 2 - value(start)
     assert excess.mean() - 4 * excess.std() / len(excess) ** 0.5 <= bound(sigma, 0.0)
     assert excess.mean() > 0.3 * bound(sigma, 0.0) or sigma > 1
+
+
+def test_excess_by_curvature_is_exact_where_the_objective_is_quadratic():
+    random = np.random.default_rng(1)
+    root = random.normal(size=(5, 5))
+    hessian = root @ root.T
+    values, vectors = np.linalg.eigh(hessian)
+    away = 0.3 * vectors[:, -1]  # the worst direction
+    noise = random.normal(size=(200_000, 5)) * 0.2
+    excess = np.einsum("ri,ij,rj->r", away + noise, hessian, away + noise) / 2
+    expected = curvature_excess_risk(0.2, distance=0.3, trace=np.trace(hessian), largest=values[-1])
+    assert excess.mean() == pytest.approx(expected, abs=4 * excess.std() / len(excess) ** 0.5)

@@ -134,7 +134,7 @@ def test_the_record_says_what_the_run_withstands(tmp_path):
     module = fit(data(far=3.0), tmp_path, steps=3)
     record = json.loads((tmp_path / "removal.json").read_text())
     assert record == module.removal()
-    assert record["guarantee"] == module.guarantee == "exact"
+    assert record["guarantee"] == module.card.guarantee == "exact"
     assert (record["samples"], record["steps"], record["completed"]) == (24, 3, True)
     assert sum(record["budget_counts"]) == 3 * record["coordinates"]
     withstood = record["removals_withstood"]

@@ -1,6 +1,12 @@
 """Privacy accounting: μ-GDP conversions, noisy iteration, contraction (theory §3, §4)."""
 
-from .capacity import deletion_capacity, newton_capacity_rate, privacy_capacity_rate, softmax_excess_risk
+from .capacity import (
+    curvature_excess_risk,
+    deletion_capacity,
+    newton_capacity_rate,
+    privacy_capacity_rate,
+    softmax_excess_risk,
+)
 from .clipping import (
     Reference,
     gradient_clipping_sigma,
@@ -36,6 +42,7 @@ __all__ = [
     "Reference",
     "RemovalBudgets",
     "contraction_steps",
+    "curvature_excess_risk",
     "deletion_capacity",
     "gdp_delta",
     "gdp_epsilon",
