@@ -100,7 +100,9 @@ class ModelClipping(NoisyPhase):
 
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Decay towards the anchor and step along the gradient, then project."""
-        torch._foreach_lerp_(list(weights), list(anchor), self.learning_rate * self.weight_decay)
+        decay = self.learning_rate * self.weight_decay
+        if decay:
+            torch._foreach_lerp_(list(weights), list(anchor), decay)
         torch._foreach_add_(list(weights), list(gradients), alpha=-self.learning_rate)
         project_(weights, anchor, self.radius)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
@@ -12,17 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_CPU_CHUNK, _DEVICE_CHUNK = 2**14, 2**18
-"""Numbers drawn at once: what is held beside the weights, and on a CUDA device also part of what is drawn."""
+from .ziggurat import standard_normal
+
+_CPU_CHUNK, _DEVICE_CHUNK = 2**15, 2**18
+"""Numbers drawn at once with a key of their own: part of what is drawn, and bounds what is held beside the weights."""
 
 
 class KeyedNoise:
-    """Standard Gaussian noise as a function of (secret, step, tensor), and of nothing else.
+    """Standard Gaussian noise as a function of (secret, step, place), and of nothing else.
 
-    Independent of the global seed, of dropout, data order and the number of earlier draws, so processes that
-    share the secret need no communication. Each tensor has a generator of its own, keyed with a BLAKE2b hash
-    of the three, and draws in double precision: single-precision normals end at 5.8 σ, which δ = 1e-7 can
-    notice.
+    Independent of the global seed, of dropout, data order, number of threads and of earlier draws, so processes that
+    share the secret need no communication. The tensors are one long vector, cut into equal chunks; each chunk
+    has a generator of its own, keyed with a BLAKE2b hash of secret, step and number of the chunk, and draws in double
+    precision: single-precision normals end at 5.8 σ, which δ = 1e-7 can notice.
 
     On a CUDA device the generator is torch's Philox with its 64-bit seed; on the CPU NumPy's Philox with a
     128-bit key, because torch's CPU generator keeps only 32 bits of its seed: among 10,000 draws two would be
@@ -46,15 +48,14 @@ class KeyedNoise:
         """Add N(0, scale²) to each tensor, in place, a bounded piece at a time: no copy of the tensors is made.
 
         Args:
-            tensors: of any shape, on one device; the place of each in the sequence is its key.
+            tensors: of any shape, on one device; their order and sizes tell the place of each number.
             step: the draw, counted from 0.
             scale: σ.
         """
-        keys = [self._key(step, index) for index in range(len(tensors))]
-        if tensors[0].device.type == "cpu":
-            _add_on_cpu(tensors, keys, scale)
-        else:
-            _add_on_device(tensors, keys, scale)
+        on_cpu = tensors[0].device.type == "cpu"
+        chunks = _chunks(tensors, _CPU_CHUNK if on_cpu else _DEVICE_CHUNK)
+        keys = [self._key(step, index) for index in range(len(chunks))]
+        (_add_on_cpu if on_cpu else _add_on_device)(chunks, keys, scale)
 
     def draw(self, like: Sequence[Tensor], step: int) -> list[Tensor]:
         """The noise alone: one tensor of N(0, 1) for each of ``like``, in its shape and dtype and on its device."""
@@ -92,65 +93,64 @@ def shared_secret(broadcast: Callable[[bytes], bytes], seed: int | None = None) 
     return broadcast(secrets.token_bytes(32))
 
 
-def _add_on_cpu(tensors: Sequence[Tensor], keys: Sequence[int], scale: float) -> None:
-    """Draw with NumPy, on as many threads as torch may use: a tensor's stream is its own, whoever draws it."""
+def _add_on_cpu(chunks: Sequence[Sequence[Tensor]], keys: Sequence[int], scale: float) -> None:
+    """Draw with NumPy, on as many threads as torch may use: a chunk's stream is its own, whoever draws it."""
+    threads = min(torch.get_num_threads(), len(chunks))
 
-    def add(index: int) -> None:
-        tensor, normal = tensors[index].detach(), np.random.Generator(np.random.Philox(key=keys[index])).standard_normal
-        flat = tensor.contiguous().view(-1)
-        drawn = torch.empty(min(_CPU_CHUNK, flat.numel()), dtype=torch.float64)
-        for part in flat.split(_CPU_CHUNK):  # type: ignore[no-untyped-call]
-            normal(out=drawn.numpy()[: len(part)])
-            part.add_(drawn[: len(part)], alpha=scale)
-        if not tensor.is_contiguous():
-            tensor.copy_(flat.view_as(tensor))
+    def add(first: int) -> None:
+        philox = np.random.Philox(key=0)
+        random, start = np.random.Generator(philox), philox.state
+        for chunk, key in zip(chunks[first::threads], keys[first::threads], strict=True):
+            # As a new Philox(key=key), which would first ask the operating system for entropy that it does not use.
+            start["state"]["key"] = np.frombuffer(key.to_bytes(16, "little"), "<u8")
+            philox.state = start
+            rest = torch.from_numpy(standard_normal(random, sum(part.numel() for part in chunk)))
+            for part in chunk:
+                part.add_(rest[: part.numel()].view_as(part), alpha=scale)
+                rest = rest[part.numel() :]
 
-    largest_first = sorted(range(len(tensors)), key=lambda index: -tensors[index].numel())
-    if torch.get_num_threads() == 1:
-        for index in largest_first:
-            add(index)
+    if threads == 1:
+        add(0)
         return
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(add, largest_first))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(add, range(threads)))
 
 
-def _add_on_device(tensors: Sequence[Tensor], keys: Sequence[int], scale: float) -> None:
+def _add_on_device(chunks: Sequence[Sequence[Tensor]], keys: Sequence[int], scale: float) -> None:
     """Draw with torch's generator of the device and add fused; the host waits for nothing."""
-    device = tensors[0].device
+    device = chunks[0][0].device
     # MPS has no double precision.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     generator = torch.Generator(device)
-    for group in _groups(_parts(tensors, keys)):
-        drawn = torch.empty(sum(part.numel() for part, _ in group), dtype=dtype, device=device)
-        pieces = drawn.split([part.numel() for part, _ in group])  # type: ignore[no-untyped-call]
-        for piece, (_, key) in zip(pieces, group, strict=True):
-            if key is not None:
-                generator.manual_seed(key & (2**63 - 1))
-            piece.normal_(generator=generator)
-        parts = [part for part, _ in group]
-        noise = drawn.to(parts[0].dtype).split([part.numel() for part in parts])  # type: ignore[no-untyped-call]
-        torch._foreach_add_(parts, [n.view_as(part) for n, part in zip(noise, parts, strict=True)], alpha=scale)
+    for chunk, key in zip(chunks, keys, strict=True):
+        sizes = [part.numel() for part in chunk]
+        drawn = torch.empty(sum(sizes), dtype=dtype, device=device)
+        drawn.normal_(generator=generator.manual_seed(key & (2**63 - 1)))
+        noise = drawn.to(chunk[0].dtype).split(sizes)  # type: ignore[no-untyped-call]
+        torch._foreach_add_(list(chunk), [n.view_as(part) for n, part in zip(noise, chunk, strict=True)], alpha=scale)
 
 
-def _parts(tensors: Sequence[Tensor], keys: Sequence[int]) -> Iterator[tuple[Tensor, int | None]]:
-    """Cut the tensors into pieces; the first of each comes with its key, the others go on with its stream."""
-    for tensor, key in zip(tensors, keys, strict=True):
-        whole = tensor.detach()
-        # Another memory format has no flat view; such a tensor stays in one piece.
-        pieces = whole.view(-1).split(_DEVICE_CHUNK) if whole.is_contiguous() else (whole,)  # type: ignore[no-untyped-call]
-        for index, piece in enumerate(pieces):
-            yield piece, None if index else key
+def _chunks(tensors: Iterable[Tensor], size: int) -> list[list[Tensor]]:
+    """Cut the one vector that the tensors are into chunks of ``size`` numbers of one dtype: views, each with no gap."""
+    chunks: list[list[Tensor]] = []
+    room = 0
+    for tensor in tensors:
+        rest = _flat(tensor.detach())
+        if rest.dim() > 1:
+            chunks.append([rest])
+            room = 0
+            continue
+        while len(rest):
+            if not room or rest.dtype != chunks[-1][0].dtype:
+                chunks.append([])
+                room = size
+            chunks[-1].append(rest[:room])
+            room, rest = room - len(chunks[-1][-1]), rest[room:]
+    return chunks
 
 
-def _groups(parts: Iterable[tuple[Tensor, int | None]]) -> Iterator[list[tuple[Tensor, int | None]]]:
-    """Gather pieces of one dtype until they hold as many numbers as are drawn at once."""
-    group: list[tuple[Tensor, int | None]] = []
-    size = 0
-    for part, key in parts:
-        if group and (size + part.numel() > _DEVICE_CHUNK or part.dtype != group[0][0].dtype):
-            yield group
-            group, size = [], 0
-        group.append((part, key))
-        size += part.numel()
-    if group:
-        yield group
+def _flat(tensor: Tensor) -> Tensor:
+    """The numbers as they lie in memory, whatever the memory format; a tensor with gaps between them as it is."""
+    if not tensor.is_contiguous():
+        tensor = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+    return tensor.view(-1) if tensor.is_contiguous() else tensor

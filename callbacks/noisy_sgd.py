@@ -77,8 +77,10 @@ class NoisySGD(Optimizer):
         with torch.no_grad():
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._weights]
             self._update(self._weights, gradients, self._anchor)
-            # Whatever the update did, what is not finite stays so, whether scaled, averaged or noised.
-            self._finite.note(vector_norm(self._weights))
+            # Whatever the update did, what is not finite stays so, whether scaled, averaged or noised. Single precision
+            # tells that too.
+            norms: list[Tensor] = list(torch._foreach_norm([p.detach() for p in self._weights]))
+            self._finite.note(torch.stack(norms).sum())
             self._add_noise(self._weights)
         self._versions = self._current_versions()
         return loss

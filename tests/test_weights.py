@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from erode.weights import load_weights, save_weights, weights_digest
+from erode.weights import load_weights, read_content, read_state, save_weights, state_digest, state_in, weights_digest
 
 
 def network(width=4):
@@ -24,6 +24,19 @@ def test_checkpoints_and_state_dicts_load(tmp_path, wrapped):
     torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "last.ckpt")
     load_weights(target, tmp_path / "last.ckpt")
     assert weights_digest(source) == weights_digest(target)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "last.ckpt"])
+def test_an_open_file_gives_what_its_path_gives(tmp_path, name):
+    source, path = network(), tmp_path / name
+    if path.suffix == ".ckpt":
+        torch.save({"state_dict": source.state_dict()}, path)
+    else:
+        save_weights(source, path)
+    assert state_digest(read_state(path)) == weights_digest(source)
+    with path.open("rb") as file:
+        path.unlink()
+        assert state_digest(state_in(read_content(path, file), path)) == weights_digest(source)
 
 
 def test_tied_weights_are_released(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .files import digest_of, write_json
-from .weights import read_state, state_digest
+from .weights import read_content, state_digest, state_in
 
 SCHEMA = "erode-ledger/1"
 """Raise the number when the meaning of a field changes."""
@@ -222,11 +222,12 @@ def union(exposures: Iterable[Exposure]) -> Exposure:
     return total
 
 
-def read_ledger(path: str | Path) -> Ledger:
+def read_ledger(path: str | Path, checkpoint: Any = None) -> Ledger:
     """The ledger of a file of weights, without reading the weights.
 
     Args:
         path: a checkpoint that carries one, weights with ``ledger.json`` beside them, or that file itself.
+        checkpoint: what the checkpoint holds, where it was read already; None = look into it.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -234,7 +235,8 @@ def read_ledger(path: str | Path) -> Ledger:
     """
     path = Path(path)
     if path.suffix == ".ckpt":
-        return Ledger.parse(_checkpoint(path).get(CHECKPOINT_KEY), path)
+        content = _checkpoint(path) if checkpoint is None else checkpoint
+        return Ledger.parse(content.get(CHECKPOINT_KEY), path)
     file = path if path.name == FILE_NAME else path.parent / FILE_NAME
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {FILE_NAME} beside it; train with ExposureLedger to get one")
@@ -251,9 +253,10 @@ def ledger_of_file(path: str | Path) -> Ledger:
     Raises:
         ValueError: if the file holds no weights.
     """
-    state = read_state(Path(path))
+    content = read_content(Path(path))
+    state = state_in(content, Path(path))
     try:
-        ledger = read_ledger(path)
+        ledger = read_ledger(path, content)
         ledger.check_weights(state, path)
     except (FileNotFoundError, ValueError):
         return Ledger.unknown(state)

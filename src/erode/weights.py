@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from .files import write_atomically
@@ -37,7 +38,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -92,12 +93,33 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: where the file is none of them.
     """
+    return state_in(read_content(path), path)
+
+
+def read_content(path: Path, file: BinaryIO | None = None) -> Any:
+    """All that a file of weights holds: tensors by name, or what was saved with them.
+
+    Args:
+        path: the file; its suffix tells the format.
+        file: the same, where it is open already; None = open it.
+
+    Raises:
+        ValueError: where it is no such file.
+    """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path) if file is None else load(file.read())
+        return torch.load(file or path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights ({error}); is the file complete?") from error
+
+
+def state_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The weights in what a file holds.
+
+    Raises:
+        ValueError: where there are none; names ``path``.
+    """
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict; save one with torch.save(module.state_dict(), path)")

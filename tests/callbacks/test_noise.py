@@ -3,11 +3,14 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from erode.callbacks import noise
 from erode.callbacks.noise import KeyedNoise, shared_secret
+from erode.callbacks.ziggurat import standard_normal
 
 WEIGHTS = [torch.zeros(300, 300), torch.zeros(7)]
 
@@ -24,6 +27,58 @@ def test_single_precision_ends_too_early_and_this_does_not():
     torch.manual_seed(0)
     assert torch.randn(2_000_000).abs().max() <= bound
     assert stats.norm.sf(float(bound)) * 2 > 0.05 * 1e-7
+
+
+@pytest.fixture
+def many_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_plays_no_part(many_threads):
+    like = [torch.zeros(7), torch.zeros(200_000), torch.zeros(()), torch.zeros(3, 0), torch.zeros(40_000)]
+    by_three = KeyedNoise(b"a").draw(like, 0)
+    torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(by_three, KeyedNoise(b"a").draw(like, 0), strict=True))
+
+
+def test_each_chunk_is_the_stream_of_its_key():
+    """Nothing of the chunk before it: the generator is that of a new Philox with the whole key."""
+    keys = [2**127 + 5, 2**64 + 3, 3]
+    tensors = [torch.zeros(100, dtype=torch.float64) for _ in keys]
+    noise._add_on_cpu([[tensor] for tensor in tensors], keys, 1.0)
+    for key, tensor in zip(keys, tensors, strict=True):
+        alone = standard_normal(np.random.Generator(np.random.Philox(key=key)), 100)
+        assert np.array_equal(tensor.numpy(), alone)
+
+
+def test_every_number_gets_noise_of_its_own_whatever_the_memory_format():
+    """Also across chunks, on the rim of which a tensor may be cut, and in tensors whose numbers have gaps."""
+    gaps = torch.zeros(70, 70, dtype=torch.float64)
+    like = [
+        torch.zeros(40_001, dtype=torch.float64),
+        torch.zeros(30, 20, 9, 9, dtype=torch.float64).to(memory_format=torch.channels_last),
+        gaps[::2, ::2],
+        gaps[0, 1::2],
+        torch.zeros(300, dtype=torch.float32),
+    ]
+    KeyedNoise(b"a").add_(like, 0, 2.0)
+    drawn = torch.cat([tensor.flatten().double() for tensor in like])
+    assert len(drawn.unique()) == len(drawn)
+    assert gaps[1::2].count_nonzero() == 0
+    assert stats.kstest(drawn.numpy() / 2, "norm").pvalue > 1e-3
+
+
+def test_a_device_draws_from_torchs_generator():
+    """The path of a GPU, walked on the CPU: the same bits each time, Gaussian, and every number its own."""
+    first, second = ([torch.zeros(300_000), torch.zeros(9, dtype=torch.float64)] for _ in range(2))
+    for tensors in (first, second):
+        noise._add_on_device(noise._chunks(tensors, 2**18), [5, 6, 7], 3.0)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert stats.kstest(first[0].numpy() / 3, "norm").pvalue > 1e-3
+    assert len(torch.cat([tensor.double() for tensor in first]).unique()) > 299_000  # single precision repeats a few
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from erode.certificate import file_digest
 from erode.ledger import Ledger, Level, read_ledger
 from erode.masks import ForgetSplit
 from erode.requests import ForgetRequest
-from erode.rewinding import find_unexposed, restore_to, rewind
+from erode.rewinding import _mark, find_unexposed, restore_to, rewind
 from erode.weights import read_state, save_weights, state_digest, weights_digest
 
 ORDER = [("a", "outside"), ("b", "foreground"), ("c", "forget"), ("d", "forget")]
@@ -193,6 +193,23 @@ def test_swapped_weights_and_edited_ledgers_are_passed_over(tmp_path):
     (tmp_path / "ledger.json").write_text(json.dumps({**content, "steps": 9}))
     with pytest.raises(ValueError, match="edited"):
         find_unexposed(tmp_path, ForgetRequest.of(["a"]))
+
+
+@pytest.mark.parametrize("change", ["written to", "replaced"])
+def test_a_file_that_changes_while_it_is_read_shows(tmp_path, change):
+    """What was hashed must be what was loaded: two files that are open are one and unchanged, or differ in a mark."""
+    path, other = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    path.write_bytes(b"one")
+    other.write_bytes(b"two")
+    with path.open("rb") as first:
+        mark = _mark(first)
+        if change == "replaced":
+            other.replace(path)
+        else:
+            time.sleep(0.02)  # file systems keep time in ticks
+            path.write_bytes(b"TWO")
+        with path.open("rb") as second:
+            assert len({mark, _mark(first), _mark(second)}) > 1
 
 
 def test_it_takes_the_time_of_loading_a_file(tmp_path):
