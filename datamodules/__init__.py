@@ -8,6 +8,8 @@ from .errors import DataError
 from .image_folder import ImageFolderDataModule
 from .images_only import ImagesOnly
 from .isic import ISICDataModule
+from .overlay import Overlay
+from .pneumothorax import PneumothoraxDataModule
 from .saab import SaabSynthetic
 from .synthetic import SyntheticDermoscopy
 
@@ -20,6 +22,8 @@ __all__ = [
     "ImagesOnly",
     "MaskDataModule",
     "MaskDataset",
+    "Overlay",
+    "PneumothoraxDataModule",
     "SaabSynthetic",
     "SyntheticDermoscopy",
     "random_flips",

@@ -21,6 +21,7 @@ from ..masks import Coarsening, DiskDilation, ForgetSplit, PositionPrior, View
 from .augmentation import random_flips
 from .case import Arrays, Case, Part
 from .dataset import EvaluationSampler, Item, MaskDataset
+from .overlay import OVERLAY_FLAG, Overlay
 from .validation import validate_cases
 
 
@@ -48,6 +49,8 @@ class MaskDataModule(LightningDataModule):
             proportion to ``n_k^(1 - class_balance)``; 0 = as they come, 1 = all equally often.
         flips: mirror training images at random along each axis.
         transform: a MONAI dictionary transform for training items; keys in ``datamodules.dataset.PIXEL_KEYS``.
+        overlay: paint known artefacts on the images of all parts; ``flag`` and the artefact masks then speak of
+            them, and of nothing else.
         cache: keep images in memory once they are read.
         num_workers: loader processes.
 
@@ -71,6 +74,7 @@ class MaskDataModule(LightningDataModule):
         class_balance: float = 0.0,
         flips: bool = True,
         transform: Callable[[Item], Item] | None = None,
+        overlay: Overlay | None = None,
         cache: bool = True,
         num_workers: int = 0,
     ) -> None:
@@ -81,7 +85,12 @@ class MaskDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.split_file = None if split_file is None else Path(split_file)
         self.position_prior = position_prior
-        self.flag = flag
+        if overlay is not None and flag not in ("any", OVERLAY_FLAG):
+            raise ValueError(f"with an overlay the flag is {OVERLAY_FLAG!r}, not {flag!r}: leave flag or overlay out")
+        if overlay is None and flag == OVERLAY_FLAG:
+            raise ValueError(f"flag {OVERLAY_FLAG!r} needs an overlay: set overlay, or choose another flag")
+        self.flag = flag if overlay is None else OVERLAY_FLAG
+        self.overlay = overlay
         self.single_class = single_class
         self.validate_data = validate_data
         self.batch_size = batch_size
@@ -116,6 +125,20 @@ class MaskDataModule(LightningDataModule):
 
     # What everyone gets --------------------------------------------------------------------------------------
 
+    def pixels(self, case: Case) -> Arrays:
+        """The pixels of one case as training and metrics see them: read, and painted where there is an overlay.
+
+        They outlive a change of view, which makes another data set of them, unless ``cache`` is off.
+        """
+        if case.id in self._arrays:
+            return self._arrays[case.id]
+        arrays = self.read(case)
+        if self.overlay is not None:
+            arrays = self.overlay.paint(case, arrays)
+        if self.cache:
+            self._arrays[case.id] = arrays
+        return arrays
+
     @property
     def num_classes(self) -> int:
         """Number of classes, background included."""
@@ -137,7 +160,7 @@ class MaskDataModule(LightningDataModule):
         """The position prior, fitted on the finely annotated images alone."""
         if self._prior is None:
             fine = frozenset(self.split.fine)
-            arrays = [self._read_once(case) for case in self.part("train") if case.id in fine]
+            arrays = [self.pixels(case) for case in self.part("train") if case.id in fine]
             pairs = [
                 (a.mask, self.coarsening(a.mask) if a.coarse is None else a.coarse)
                 for a in arrays
@@ -178,7 +201,7 @@ class MaskDataModule(LightningDataModule):
         cases = self._all_cases()
         pixels = hashlib.sha256()
         for case in cases[:: math.ceil(len(cases) / 16) or 1]:
-            for name, array in vars(self.read(case)).items():
+            for name, array in vars(self.pixels(case)).items():
                 pixels.update(f"{name} {None if array is None else array.shape}".encode())
                 pixels.update(b"" if array is None else array.tobytes())
         return {
@@ -193,12 +216,13 @@ class MaskDataModule(LightningDataModule):
             "batch_size": self.batch_size,
             "flips": self.flips,
             "transform": None if self.transform is None else type(self.transform).__qualname__,
+            **({} if self.overlay is None else {"overlay": self.overlay.describe()}),
         }
 
     def prepare_data(self) -> None:
         """Read everything once and report every problem, before any training starts."""
         if self.validate_data:
-            validate_cases(self._all_cases(), self._read_once, self.num_classes, single_class=self.single_class)
+            validate_cases(self._all_cases(), self.pixels, self.num_classes, single_class=self.single_class)
             self.validate_data = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -267,17 +291,10 @@ class MaskDataModule(LightningDataModule):
         for name in ("train", "forget", "forgotten"):
             self._datasets.pop(name, None)
 
-    def _read_once(self, case: Case) -> Arrays:
-        """Pixels outlive a change of view, which makes another data set of them."""
-        if not self.cache:
-            return self.read(case)
-        if case.id not in self._arrays:
-            self._arrays[case.id] = self.read(case)
-        return self._arrays[case.id]
-
     def _all_cases(self) -> list[Case]:
         if self._cases is None:
-            self._cases = self.cases()
+            cases = self.cases()
+            self._cases = cases if self.overlay is None else self.overlay.flag(cases, self.class_names)
         return self._cases
 
     def _make_dataset(self, part: Part) -> MaskDataset:
@@ -300,7 +317,7 @@ class MaskDataModule(LightningDataModule):
     ) -> MaskDataset:
         return MaskDataset(
             cases,
-            self._read_once,
+            self.pixels,
             self.coarsening,
             view,
             fine_ids=fine,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from ..batch import UNKNOWN_ARTEFACT
 from .base import MaskDataModule
 from .case import Arrays, Case, Part
 from .errors import DataError
@@ -37,6 +39,8 @@ class ImageFolderDataModule(MaskDataModule):
         split_column: column with ``train``, ``val`` or ``test``; None = divide by ``fractions``.
         flag_columns: columns with image-level artefact flags, 0, 1 or empty. The flag ``any`` is set where
             one of them is or, without such columns, where the artefact mask is not empty.
+        incomplete_column: column that holds something other than 0 or nothing where not all artefacts of an image
+            are outlined: beyond the outlines its pixels are unknown then, not free of artefacts.
         class_names: names of the classes, background first.
         mask_values: class of each value of the mask files, colours as 0xRRGGBB; None = masks hold 0 and one
             other value, and non-zero pixels are of the image's class.
@@ -72,6 +76,7 @@ class ImageFolderDataModule(MaskDataModule):
         group_column: str | None = None,
         split_column: str | None = None,
         flag_columns: Sequence[str] = (),
+        incomplete_column: str | None = None,
         class_names: Sequence[str] = ("background", "foreground"),
         mask_values: Mapping[int, int] | None = None,
         size: Size | None = None,
@@ -83,11 +88,11 @@ class ImageFolderDataModule(MaskDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        columns = [label_column, group_column, split_column, *flag_columns]
+        columns = [label_column, group_column, split_column, incomplete_column, *flag_columns]
         self.columns = [column for column in columns if column is not None]
         if self.columns and table is None:
             raise ValueError(f"{', '.join(self.columns)} are columns of a table: set table")
-        if self.flag not in ("any", *flag_columns):
+        if self.flag not in ("any", *flag_columns) and self.overlay is None:
             raise ValueError(f"flag {self.flag!r} is none of flag_columns: {', '.join(flag_columns)}; add it")
         if label_column is None and mask_values is None and len(class_names) != 2:
             raise ValueError("with more than two classes set label_column or mask_values")
@@ -101,6 +106,7 @@ class ImageFolderDataModule(MaskDataModule):
         self.group_column = group_column
         self.split_column = split_column
         self.flag_columns = list(flag_columns)
+        self.incomplete_column = incomplete_column
         self.names = list(class_names)
         self.mask_values = None if mask_values is None else dict(mask_values)
         self.size = size
@@ -144,7 +150,7 @@ class ImageFolderDataModule(MaskDataModule):
 
     def read(self, case: Case) -> Arrays:
         """Read the pixels of one image."""
-        return read_case(
+        arrays = read_case(
             case,
             size=self.size,
             channels=self.channels,
@@ -152,6 +158,17 @@ class ImageFolderDataModule(MaskDataModule):
             mask_values=self.mask_values,
             window=self.window,
         )
+        if arrays.artefact is None or case.id not in self._incomplete:
+            return arrays
+        return replace(arrays, artefact=np.where(arrays.artefact > 0, arrays.artefact, np.uint8(UNKNOWN_ARTEFACT)))
+
+    @cached_property
+    def _incomplete(self) -> frozenset[str]:
+        """Images not all of whose artefacts are outlined."""
+        if self.table is None or self.incomplete_column is None:
+            return frozenset()
+        said = read_table(self.table, self.id_column)[self.incomplete_column]
+        return frozenset(str(id) for id, value in said.items() if value not in ("", "0"))
 
     def _divide(self, cases: list[Case]) -> list[Case]:
         """Divide by fractions; evaluation needs fine masks, so images without one stay in training."""

@@ -56,7 +56,7 @@ class ImagesOnly(LightningDataModule):
         return random_flips(batch) if self.data.flips and training else batch
 
     def _dataset(self, part: Part) -> ImageDataset:
-        return ImageDataset(self.data.part(part), self.data.read, self.data.cache)
+        return ImageDataset(self.data.part(part), self.data.pixels, self.data.cache)
 
     def _loader(self, dataset: ImageDataset, **options: Any) -> DataLoader[Item]:
         workers = self.data.num_workers
@@ -68,7 +68,7 @@ class ImageDataset(Dataset[Item]):
 
     Args:
         cases: what to serve, in order.
-        read: reads a case.
+        read: the pixels of a case.
         cache: keep images in memory once they are read.
     """
 

@@ -68,7 +68,7 @@ class ISICDataModule(MaskDataModule):
         super().__init__(**options)
         if task not in ("binary", "multiclass"):
             raise ValueError(f"task must be binary or multiclass, got {task!r}")
-        if self.flag not in (*ARTEFACTS, "any"):
+        if self.flag not in (*ARTEFACTS, "any") and self.overlay is None:
             raise DataError(f"flag {self.flag!r} is no ISIC artefact: choose any, {', '.join(ARTEFACTS)}")
         self.root = Path(root)
         self.size = size

@@ -54,7 +54,7 @@ def read_case(
         DataError: if a file is missing, unreadable, or does not fit the others.
     """
     path = case.paths["image"]
-    pixels = _load_image(path, size, channels, spatial_dims)
+    pixels = load_image(path, size, channels, spatial_dims)
 
     def mask(kind: str, values: Mapping[int, int] | None) -> NDArray[np.int64] | None:
         file = case.paths.get(kind)
@@ -78,7 +78,7 @@ def read_case(
 
     artefact = mask("artefact", None)
     return Arrays(
-        image=_to_unit(pixels, window),
+        image=to_unit(pixels, window),
         mask=classes("mask"),
         coarse=classes("coarse"),
         artefact=None if artefact is None else artefact.astype(np.uint8),
@@ -109,7 +109,7 @@ def read_image(
         >>> read_image(file, channels=1).shape, round(float(read_image(file, size=2).max()), 4)
         ((1, 4, 6), 0.2)
     """
-    return _to_unit(_load_image(path, size, channels, spatial_dims), window)
+    return to_unit(load_image(path, size, channels, spatial_dims), window)
 
 
 def read_mask(
@@ -153,12 +153,21 @@ def read_mask(
             f"{path} has shape {list(raw.shape)}, but its image has {list(image_shape)}: "
             "export the mask at the size of the image"
         )
-    classes = _to_classes(path, raw, values)
-    for axis, new in enumerate(_full_size(size, spatial_dims) or ()):
+    return resize_mask(_to_classes(path, raw, values), size)
+
+
+def resize_mask(mask: NDArray[Any], size: Size | None) -> NDArray[Any]:
+    """The nearest pixel of a mask ``[*spatial]`` for each of another size.
+
+    Example:
+        >>> resize_mask(np.arange(6), (2,)).tolist()
+        [1, 4]
+    """
+    for axis, new in enumerate(_full_size(size, mask.ndim) or ()):
         # The old pixel under the centre of each new one: what the resizing of images is aligned with.
-        nearest = ((np.arange(new) + 0.5) * raw.shape[axis] / new).astype(np.int64)
-        classes = classes.take(nearest, axis=axis)
-    return classes
+        nearest = ((np.arange(new) + 0.5) * mask.shape[axis] / new).astype(np.int64)
+        mask = mask.take(nearest, axis=axis)
+    return mask
 
 
 def _full_size(size: Size | None, spatial_dims: int) -> Shape | None:
@@ -170,8 +179,11 @@ def _full_size(size: Size | None, spatial_dims: int) -> Shape | None:
     return full
 
 
-def _load_image(path: Path, size: Size | None, channels: int, spatial_dims: int) -> Pixels:
-    """Load, check, bring to ``channels`` and resize; intensities stay as stored."""
+def load_image(path: Path, size: Size | None, channels: int, spatial_dims: int) -> Pixels:
+    """Load an image, check it, bring it to ``channels`` and resize it; intensities stay as stored.
+
+    Args and errors are those of :func:`read_image`; :func:`to_unit` maps the intensities.
+    """
     full = _full_size(size, spatial_dims)
     # A JPEG decoded small has its last row and column filled up, which shifts its far corner by less than one
     # of its pixels: less than a quarter of a final pixel at four times the final size.
@@ -198,7 +210,8 @@ def _resize(values: NDArray[Any], size: Shape) -> NDArray[Any]:
     return smooth.round().astype(np.uint8) if is_bytes else smooth
 
 
-def _to_unit(pixels: Pixels, window: tuple[float, float] | None) -> NDArray[np.float32]:
+def to_unit(pixels: Pixels, window: tuple[float, float] | None) -> NDArray[np.float32]:
+    """Intensities as stored, ``[C, *spatial]``, to [0, 1], as the head of this file says."""
     values = pixels.values
     if values.dtype == np.uint8 and window is None:
         unit = values.astype(np.float32) / np.float32(255)

@@ -9,9 +9,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
+from .artefact_painting import draw_beside, draw_hair
 from .base import MaskDataModule
+from .brushes import Artefact
 from .case import Arrays, Case, Part
-from .dermoscopy_painting import Artefact, draw_beside, draw_hair, draw_lesion, draw_skin
+from .dermoscopy_painting import draw_lesion, draw_skin
 from .quota import quota
 
 ArtefactName = Literal["ruler", "ink", "patch", "dark_corner"]
@@ -71,9 +73,9 @@ class DermoscopyGenerator:
         types = np.zeros((self.size, self.size), dtype=np.uint8)
         strokes = {}
         if hair:
-            strokes[Artefact.HAIR] = draw_hair(strands, self.size)
+            strokes[Artefact.HAIR] = draw_hair(strands, lesion.mask.shape)
         if artefact is not None:
-            strokes[artefact] = draw_beside(beside, self.size, lesion, artefact)
+            strokes[artefact] = draw_beside(beside, lesion, artefact)
         for kind, stroke in strokes.items():
             image = stroke.over(image)
             types[stroke.alpha > 0] = kind

@@ -71,7 +71,7 @@ class ForgetAtoms(Dataset[dict[str, Any]]):
 
     def __init__(self, cases: Sequence[Case], members: int, data: MaskDataModule) -> None:
         self._cases, self._members = cases, members
-        self._read, self._coarsening = data.read, data.coarsening
+        self._read, self._coarsening = data.pixels, data.coarsening
         numbers = {group: number for number, group in enumerate(dict.fromkeys(_group(case) for case in cases))}
         self._clusters = [numbers[_group(case)] for case in cases]
 

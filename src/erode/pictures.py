@@ -144,7 +144,7 @@ def gallery_figure(samples: Sequence[Sample], class_names: Sequence[str]) -> Fig
                 _overlay(axis, sample.masks[title], len(class_names))
             elif sample.artefact is not None:
                 known = (sample.artefact > 0) & (sample.artefact != UNKNOWN_ARTEFACT)
-                _outline(axis, known, ARTEFACT_COLOUR, width=1.2)
+                _outline(axis, known, ARTEFACT_COLOUR, linewidth=1.2)
         line[0].set_ylabel(sample.title, fontsize=9, color=INK)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=12, color=INK)
@@ -231,13 +231,13 @@ def _overlay(axis: Axes, mask: NDArray[np.integer], num_classes: int) -> None:
         _outline(axis, mask > 0, class_colour(commonest))
 
 
-def _outline(axis: Axes, region: NDArray[np.bool_], colour: str, width: float = 1.8) -> None:
+def _outline(axis: Axes, region: NDArray[np.bool_], colour: str, linewidth: float = 1.8) -> None:
     """Trace the edge of a region; one pixel of padding closes the lines of regions that touch the border."""
     if region.any():
         height, width = region.shape
         padded = np.pad(region.astype(float), 1)
         axis.contour(
-            np.arange(-1, width + 1), np.arange(-1, height + 1), padded, [0.5], colors=colour, linewidths=width
+            np.arange(-1, width + 1), np.arange(-1, height + 1), padded, [0.5], colors=colour, linewidths=linewidth
         )
         axis.set_xlim(-0.5, width - 0.5)
         axis.set_ylim(height - 0.5, -0.5)

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from matplotlib.colors import to_rgb
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from erode.callbacks.gallery import PredictionGallery
-from erode.pictures import Sample, display_image, flatten_volume
+from erode.pictures import (
+    ARTEFACT_COLOUR,
+    Sample,
+    class_colour,
+    display_image,
+    flatten_volume,
+    gallery_figure,
+    rgb_array,
+)
 
 
 class TheirModule(pl.LightningModule):
@@ -149,3 +158,15 @@ def test_any_image_can_be_shown(scale, channels):
 def test_no_image_is_refused():
     with pytest.raises(ValueError, match="num_images"):
         PredictionGallery(0)
+
+
+@pytest.mark.parametrize("side", [16, 128])
+def test_outlines_are_lines_whatever_the_size_of_the_image(side):
+    """Filled classes and the image shine through: an outline as wide as the image hid both."""
+    y, x = np.ogrid[:side, :side]
+    disk = (np.hypot(y - side / 2, x - side / 2) < side / 4).astype(int)
+    figure = gallery_figure([Sample(np.zeros((3, side, side)), {"fine": disk}, "fine", disk)], ["background", "lesion"])
+    pixels = rgb_array(figure).reshape(-1, 3)
+    for colour in (ARTEFACT_COLOUR, class_colour(1)):
+        alike = np.abs(pixels - 255 * np.array(to_rgb(colour))).max(axis=1) < 8
+        assert 0.001 < alike.mean() < 0.02

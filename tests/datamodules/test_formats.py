@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -33,6 +35,17 @@ def write_dicom(path: Path, array: np.ndarray, photometric: str = "MONOCHROME2",
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, data, enforce_file_format=True)
     return path
+
+
+def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6))))
+    with pytest.raises(DataError, match=r"bomb\.png cannot be read \(.*3600000000 pixels.*decompression bomb"):
+        load(path, 2)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])

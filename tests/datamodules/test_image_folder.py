@@ -1,12 +1,21 @@
+import json
+from importlib.resources import files
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from erode.batch import UNKNOWN_ARTEFACT
+from erode.cli import main
 from erode.datamodules.errors import DataError
 from erode.datamodules.image_folder import ImageFolderDataModule
 from erode.masks import View
+from erode.metrics import SpuriousLeakage
+
+REPOSITORY = Path(__file__).parents[2]
 
 SHAPE = (12, 16)
 
@@ -174,23 +183,58 @@ def test_settings_that_cannot_work_are_refused(tmp_path):
         ImageFolderDataModule(tmp_path, class_names=["background", "a", "b"])
 
 
-def test_real_chest_radiographs(real_data):
-    data = ImageFolderDataModule(
-        real_data("cxr_devices"),
-        artefact_masks="device_masks",
-        table="metadata.csv",
-        id_column="image_id",
-        group_column="patient_id",
-        flag_columns=["monitoring_probes", "tubings", "endotracheal_tube", "central_venous_line"],
-        class_names=["background", "lung"],
-        size=64,
-        channels=1,
-    )
-    data.prepare_data()
-    cases = data.cases()
+def test_beyond_incomplete_outlines_artefacts_are_unknown(folder):
+    table = folder / "table.csv"
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},missing", *(f"{row},{['', 0, 2][i % 3]}" for i, row in enumerate(rows))]))
+    data = ImageFolderDataModule(folder, incomplete_column="missing", **TABLE)
+    cases = {case.id: case for case in data.cases()}
+    outlined = lesion(1, grow=2)
+    assert np.array_equal(data.read(cases["p00"]).artefact, outlined)
+    assert np.array_equal(data.read(cases["p08"]).artefact, np.where(outlined, 1, UNKNOWN_ARTEFACT))
+    assert (data.read(cases["p05"]).artefact == UNKNOWN_ARTEFACT).all()
+    leakage = SpuriousLeakage(2)
+    item = data.read(cases["p08"])
+    mask, artefact = torch.from_numpy(item.mask)[None], torch.from_numpy(item.artefact)[None]
+    leakage.update(torch.ones_like(mask), mask, artefact)
+    assert leakage.background[:, 0].sum() == 0  # no pixel counts as free of artefacts
+    assert leakage.compute()["leak_any"] == 1
+
+
+@pytest.fixture
+def radiographs(real_data) -> Path:
+    return real_data("cxr_devices")
+
+
+@pytest.fixture
+def configured(radiographs) -> ImageFolderDataModule:
+    """The packaged configuration on the real images."""
+    settings = yaml.safe_load((files("erode.configs") / "data" / "cxr_devices.yaml").read_text())["data"]["init_args"]
+    return ImageFolderDataModule(**{**settings, "root": radiographs, "coarsening": None, "fine_fraction": 0.25})
+
+
+def test_real_chest_radiographs(configured):
+    configured.prepare_data()
+    cases = configured.cases()
     assert len(cases) == 44
     assert len({(case.group, case.part) for case in cases}) == 37
     assert {case.label for case in cases} == {1}
-    arrays = [data.read(case) for case in cases]
-    overlap = sum(int(((a.artefact > 0) & (a.mask > 0)).sum()) for a in arrays)
-    assert overlap > 0  # devices lie over the lungs: supports are not disjoint here
+    assert sum(case.flags["any"] for case in cases) == 17
+    arrays = [configured.read(case) for case in cases]
+    shown = [(a.artefact > 0) & (a.artefact < UNKNOWN_ARTEFACT) for a in arrays]
+    over = sum(int((s & (a.mask > 0)).sum()) for s, a in zip(shown, arrays, strict=True))
+    assert 0.2 < over / sum(int(s.sum()) for s in shown) < 0.8  # devices lie over the lungs: supports are not disjoint
+    assert sum(bool((a.artefact == UNKNOWN_ARTEFACT).any()) for a in arrays) == 9
+    flagged = {case.id for case in cases if case.flags["any"]}
+    assert {case.id for case, s in zip(cases, shown, strict=True) if s.any()} <= flagged
+
+
+def test_real_chest_radiographs_are_compared(radiographs, tmp_path):
+    main([
+        "compare", f"--config={REPOSITORY / 'benchmarks' / 'cxr_devices.yaml'}", f"--data.root={radiographs}",
+        "--steps=1", "--seeds=[0]", "--methods=[coarse]", f"--out={tmp_path / 'out'}",
+    ])  # fmt: skip
+    metrics = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"][0]["metrics"]
+    assert metrics["leakage"] is not None
+    assert metrics["s_global"] is not None
+    assert metrics["auroc"] is None  # every image shows lungs
