@@ -1,5 +1,6 @@
 """Unlearning operators and monitors as Lightning callbacks: one per file."""
 
+from .background_normalisation import BackgroundNormalisation
 from .blockwise import Blockwise
 from .cf_k import CFk
 from .cns import CNS
@@ -8,10 +9,12 @@ from .exposure_ledger import ExposureLedger
 from .fine_tune import FineTune
 from .gallery import PredictionGallery
 from .gradient_clipping import GradientClipping
+from .gradient_reversal import GradientReversal
 from .model_clipping import ModelClipping
 from .neg_grad import NegGradSeg
 from .neg_grad_plus import NegGradPlus
 from .newton_step import NewtonStep
+from .noise_crop import NoiseCrop
 from .noisy_learning import NoisyLearning
 from .operator import UnlearningOperator
 from .output_perturbation import OutputPerturbation
@@ -27,16 +30,19 @@ from .spurious_monitor import SpuriousInformationMonitor
 
 __all__ = [
     "CNS",
+    "BackgroundNormalisation",
     "Blockwise",
     "CFk",
     "EUk",
     "ExposureLedger",
     "FineTune",
     "GradientClipping",
+    "GradientReversal",
     "ModelClipping",
     "NegGradPlus",
     "NegGradSeg",
     "NewtonStep",
+    "NoiseCrop",
     "NoisyLearning",
     "OutputPerturbation",
     "PredictionGallery",

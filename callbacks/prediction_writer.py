@@ -1,4 +1,4 @@
-"""Predictions as files: a class map per image, and one table."""
+"""Predictions as files: a class map per image, where there is one, and one table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class PredictionWriter(BasePredictionWriter):
     ``ID.nii.gz`` (3-D: uint8 on the voxel grid the network saw, identity affine, since batches carry no
     spacing). Characters of an id that a file name cannot hold are written as ``%2F`` and the like.
     ``predictions.csv`` has one line per image, sorted by id: the file, predicted pixels of each foreground
-    class, and the mean probability of each class over the image. Copies that pad a distributed batch
+    class, and the mean probability of each class over the image. A classifier, whose ``prediction`` is ``[B]``, gets
+    the table alone, with class and probabilities of each image. Copies that pad a distributed batch
     (``counted`` False) are left out.
 
     Args:
@@ -73,7 +74,7 @@ class PredictionWriter(BasePredictionWriter):
         if not isinstance(prediction, Mapping) or not {"id", "prediction", "probability"} <= prediction.keys():
             raise MisconfigurationException(
                 "PredictionWriter needs predict_step to return a dict with 'id' (B strings), 'prediction' "
-                "[B, *spatial] and 'probability' [B, K, *spatial]; see SegmentationModule.predict_step"
+                "[B, *spatial] or [B] and 'probability' [B, K, *spatial] or [B, K]; see SegmentationModule.predict_step"
             )
         counted = batch.get("counted") if isinstance(batch, Mapping) else None
         for i, name in enumerate(prediction["id"]):
@@ -93,8 +94,11 @@ class PredictionWriter(BasePredictionWriter):
             write_atomically(self._to / "predictions.csv", lambda path: _write_table(path, rows))
 
     def _write(self, name: str, classes: NDArray[np.uint8], probability: NDArray[np.float32]) -> Row:
-        stem = quote(name, safe=" ")
         num_classes = len(probability)
+        if classes.ndim == 0:
+            means = {f"probability_{k}": round(float(probability[k]), 6) for k in range(num_classes)}
+            return {"id": name, "class": int(classes), **means}
+        stem = quote(name, safe=" ")
         if classes.ndim == 2:
             file = f"{stem}.png"
             write_atomically(self._to / file, lambda path: _indexed(classes, num_classes).save(path))

@@ -3,6 +3,7 @@
 from .augmentation import random_flips
 from .base import MaskDataModule
 from .case import Arrays, Case
+from .correlations import Correlation, artefact_correlations
 from .dataset import MaskDataset
 from .errors import DataError
 from .image_folder import ImageFolderDataModule
@@ -10,12 +11,16 @@ from .images_only import ImagesOnly
 from .isic import ISICDataModule
 from .overlay import Overlay
 from .pneumothorax import PneumothoraxDataModule
+from .published_traps import PublishedTrap
 from .saab import SaabSynthetic
 from .synthetic import SyntheticDermoscopy
+from .trap import Trap
+from .trap_split import TrapSplit
 
 __all__ = [
     "Arrays",
     "Case",
+    "Correlation",
     "DataError",
     "ISICDataModule",
     "ImageFolderDataModule",
@@ -24,7 +29,11 @@ __all__ = [
     "MaskDataset",
     "Overlay",
     "PneumothoraxDataModule",
+    "PublishedTrap",
     "SaabSynthetic",
     "SyntheticDermoscopy",
+    "Trap",
+    "TrapSplit",
+    "artefact_correlations",
     "random_flips",
 ]

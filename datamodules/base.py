@@ -169,6 +169,10 @@ class MaskDataModule(LightningDataModule):
             self._prior = PositionPrior.fit(pairs, self.coarsening)
         return self._prior
 
+    def is_positive(self, case: Case) -> bool | None:
+        """Whether a case shows what image-level scores rank: by default the last class; None where unknown."""
+        return case.label == self.num_classes - 1
+
     def serve(self, view: View | str, *, forget: bool = False) -> None:
         """Serve other labels for training from the next loader on; operators call it before a run.
 

@@ -57,6 +57,7 @@ class MaskDataset(Dataset[Item]):
         self._fine_ids = fine_ids
         self._prior = prior
         self._flag = flag
+        self._flags = tuple(dict.fromkeys(name for case in self.cases for name in case.flags))
         self._items: dict[int, Item] | None = {} if cache else None
         self._transform = transform
 
@@ -101,6 +102,7 @@ class MaskDataset(Dataset[Item]):
             "artefact": torch.from_numpy(artefact),
             "label": torch.tensor(case.label),
             "flag": torch.tensor(case.flags.get(self._flag, UNKNOWN_FLAG)),
+            "flags": {name: torch.tensor(case.flags.get(name, UNKNOWN_FLAG)) for name in self._flags},
             "id": case.id,
         }
 

@@ -44,8 +44,7 @@ def grouped_split(
         >>> parts[0] == parts[1], sorted(set(parts))
         (True, ['test', 'train', 'val'])
     """
-    if len(fractions) != len(PARTS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions of train, val and test must be at least 0 and sum to 1, got {fractions}")
+    check_fractions(fractions)
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         # No file name can hold a null character, so this collides with no group.
@@ -78,3 +77,13 @@ def grouped_split(
             f"{fractions}: raise its fraction, or add cases"
         )
     return parts
+
+
+def check_fractions(fractions: tuple[float, float, float]) -> None:
+    """Refuse what is no division into training, validation and test.
+
+    Raises:
+        ValueError: if a fraction is negative, or they do not sum to 1.
+    """
+    if len(fractions) != len(PARTS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions of train, val and test must be at least 0 and sum to 1, got {fractions}")

@@ -19,6 +19,7 @@ from .errors import DataError
 from .folders import index_files, read_table, require_columns, require_images
 from .grouped_split import PARTS, grouped_split
 from .reading import Size, read_case, read_mask
+from .trap import Trap
 
 
 class ImageFolderDataModule(MaskDataModule):
@@ -52,6 +53,8 @@ class ImageFolderDataModule(MaskDataModule):
         fractions: parts of the images for training, validation and test; images that have a coarse mask only
             are not counted and train.
         part_seed: seed of that division, stratified by label and ``flag``.
+        trap: divide such that the artefacts of ``flag_columns`` mislead in test, e.g.
+            :class:`~erode.datamodules.trap_split.TrapSplit`; positive = the last class.
         **options: those of :class:`~erode.datamodules.base.MaskDataModule`.
 
     Raises:
@@ -85,6 +88,7 @@ class ImageFolderDataModule(MaskDataModule):
         window: tuple[float, float] | None = None,
         fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
         part_seed: int = 0,
+        trap: Trap | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -94,6 +98,8 @@ class ImageFolderDataModule(MaskDataModule):
             raise ValueError(f"{', '.join(self.columns)} are columns of a table: set table")
         if self.flag not in ("any", *flag_columns) and self.overlay is None:
             raise ValueError(f"flag {self.flag!r} is none of flag_columns: {', '.join(flag_columns)}; add it")
+        if trap is not None and split_column is not None:
+            raise ValueError(f"a trap divides anew, {split_column!r} is a division that exists: leave out one of them")
         if label_column is None and mask_values is None and len(class_names) != 2:
             raise ValueError("with more than two classes set label_column or mask_values")
         self.root = Path(root)
@@ -115,6 +121,7 @@ class ImageFolderDataModule(MaskDataModule):
         self.window = window
         self.fractions = fractions
         self.part_seed = part_seed
+        self.trap = trap
 
     @property
     def class_names(self) -> list[str]:
@@ -174,6 +181,11 @@ class ImageFolderDataModule(MaskDataModule):
         """Divide by fractions; evaluation needs fine masks, so images without one stay in training."""
         pinned = {case.group or case.id for case in cases if "mask" not in case.paths}
         free = [case for case in cases if (case.group or case.id) not in pinned]
+        if self.trap is not None:
+            positive = [bool(self.is_positive(case)) for case in free]
+            trapped = {case.id: case for case in self.trap.divide(free, positive, self.fractions, self.part_seed)}
+            pinned_cases = [case for case in cases if (case.group or case.id) in pinned]
+            return [*trapped.values(), *pinned_cases]
         strata = [(case.label, case.flags.get(self.flag)) for case in free]
         drawn = grouped_split([case.group for case in free], strata, self.fractions, self.part_seed)
         parts = {case.id: part for case, part in zip(free, drawn, strict=True)}

@@ -13,6 +13,7 @@ from .folders import first_line
 from .grouped_split import PARTS, grouped_split
 from .isic_layouts import ARTEFACTS, Lesion, find_lesions, read_artefacts, read_malignancy
 from .reading import Size, read_case
+from .trap import Trap
 
 NEAR_DUPLICATES = (
     ("ISIC_0012290", "ISIC_0013594"),
@@ -42,6 +43,8 @@ class ISICDataModule(MaskDataModule):
         fractions: parts of the images for training, validation and test, stratified by malignancy and
             ``flag``; None = the challenge's parts.
         part_seed: seed of that division.
+        trap: divide the images that have artefact flags such that artefacts mislead in test, e.g.
+            :class:`~erode.datamodules.trap_split.TrapSplit`; positive = malignant.
         **options: those of :class:`~erode.datamodules.base.MaskDataModule`; ``flag`` is one of
             ``isic_layouts.ARTEFACTS`` or ``any``.
 
@@ -63,6 +66,7 @@ class ISICDataModule(MaskDataModule):
         artefact_csv: str | Path | None = None,
         fractions: tuple[float, float, float] | None = (0.6, 0.15, 0.25),
         part_seed: int = 0,
+        trap: Trap | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -77,6 +81,8 @@ class ISICDataModule(MaskDataModule):
         self.artefact_csv = None if artefact_csv is None else Path(artefact_csv)
         self.fractions = fractions
         self.part_seed = part_seed
+        self.trap = trap
+        self._malignant: dict[str, bool] = {}
 
     @property
     def class_names(self) -> list[str]:
@@ -86,7 +92,7 @@ class ISICDataModule(MaskDataModule):
     def cases(self) -> list[Case]:
         """All images, from file names and tables alone."""
         lesions = find_lesions(self.root)
-        malignant = self._malignancy(lesions)
+        malignant = self._malignant = self._malignancy(lesions)
         flags = self._flags()
         groups = {id: pair[0] for pair in NEAR_DUPLICATES for id in pair}
         cases = [
@@ -100,6 +106,8 @@ class ISICDataModule(MaskDataModule):
             )
             for lesion in lesions
         ]
+        if self.trap is not None:
+            return self.trap.divide(cases, [malignant[case.id] for case in cases], self.fractions, self.part_seed)
         if self.fractions is None:
             absent = [part for part in PARTS if all(case.part != part for case in cases)]
             if absent:
@@ -113,15 +121,19 @@ class ISICDataModule(MaskDataModule):
         """Read the pixels of one image."""
         return read_case(case, size=self.size)
 
+    def is_positive(self, case: Case) -> bool | None:
+        """Whether the lesion is malignant, whatever the task; None where unknown."""
+        return self._malignant.get(case.id)
+
     def _malignancy(self, lesions: list[Lesion]) -> dict[str, bool]:
         known = {lesion.id: lesion.malignant for lesion in lesions if lesion.malignant is not None}
         if self.labels_csv is not None:
             known |= read_malignancy(self.labels_csv)
         unknown = [lesion.id for lesion in lesions if lesion.id not in known]
-        if unknown and self.task == "multiclass":
+        if unknown and (self.task == "multiclass" or self.trap is not None):
+            remedy = "set labels_csv" if self.trap is not None else "set labels_csv, or task: binary"
             raise DataError(
-                f"{self.root}: malignancy of {unknown[0]} and {len(unknown) - 1} others is unknown: "
-                "set labels_csv, or task: binary"
+                f"{self.root}: malignancy of {unknown[0]} and {len(unknown) - 1} others is unknown: {remedy}"
             )
         return known
 

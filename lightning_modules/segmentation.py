@@ -11,12 +11,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ..batch import check_batch
 from ..files import digest_of
 from ..losses import RoleLoss
 from .evaluation import Evaluation
+from .optimisation import with_schedule
 
 DIVISOR = 8
 """Image sides that the default network can take are multiples of this."""
@@ -141,15 +141,8 @@ class SegmentationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and, if asked for, its scheduler."""
-        optimizer = self._make_optimizer(self.parameters())
-        if self._make_scheduler is None:
-            return optimizer
-        if self._make_scheduler == "cosine":
-            steps = max(1, int(self.trainer.estimated_stepping_batches))
-            scheduler = {"scheduler": CosineAnnealingLR(optimizer, T_max=steps), "interval": "step"}
-        else:
-            scheduler = {"scheduler": self._make_scheduler(optimizer), "interval": "epoch"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        steps = int(self.trainer.estimated_stepping_batches) if self._make_scheduler == "cosine" else 0
+        return with_schedule(self._make_optimizer(self.parameters()), self._make_scheduler, steps)
 
     def describe(self) -> dict[str, Any]:
         """What determines its training, as plain values, for records and digests."""

@@ -20,6 +20,7 @@ TOP = {
     "erode.benchmark",
     "erode.cli",
     "erode.comparison",
+    "erode.correlations",
     "erode.experiment",
     "erode.forget_atoms",
     "erode.unexposed_head",

@@ -51,7 +51,8 @@ FIELDS: dict[str, Field] = {
     "flag": Field(torch.int64, False, "1 = the image shows an artefact, 0 = it does not, UNKNOWN_FLAG"),
     "counted": Field(torch.bool, False, "False for the copies that pad the last distributed batch"),
 }
-"""Every key but ``image`` (float32 ``[B, C, *spatial]``) and ``id`` (list of B strings)."""
+"""Every key but ``image`` (float32 ``[B, C, *spatial]``), ``id`` (list of B strings) and ``flags`` (a dict of all
+artefact flags by name, ``[B]`` each, of which ``flag`` is one; a loader may leave it out)."""
 
 
 def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:

@@ -26,6 +26,7 @@ from .callbacks import ExposureLedger, PredictionWriter
 from .callbacks.exposure_ledger import INITIALISATION
 from .callbacks.operator import operators_of
 from .comparison import compare
+from .correlations import correlations
 from .files import fresh_folder
 from .lightning_modules import SegmentationModule
 from .operators import operators
@@ -240,10 +241,11 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "verify": verify,
     "audit": audit,
     "completion": completion,
+    "correlations": correlations,
 }
 """Verbs that need no Trainer of their own."""
 
-COMPOSED_VERBS = {"audit"}
+COMPOSED_VERBS = {"audit", "correlations"}
 """Those whose required arguments have names, so that configurations can give them; other verbs take files in order."""
 
 SECOND_FILE = {"verify": "--weights"}

@@ -43,7 +43,7 @@ def printed(capsys, monkeypatch):
 
 def test_there_are_some_of_every_kind():
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
-        "data", "model", "unlearn", "experiment", "pretrain",
+        "data", "model", "unlearn", "experiment", "pretrain", "debias",
     }  # fmt: skip
     assert {"fine_tune", "neg_grad", "retrain"} <= set(named("unlearn"))
 
@@ -62,6 +62,15 @@ def test_operators_are_appended(name, printed):
     gallery, operator = printed("unlearn", *usual, *config("unlearn", name))["trainer"]["callbacks"]
     assert gallery["class_path"].endswith("PredictionGallery")
     assert issubclass(resolve(operator["class_path"]), UnlearningOperator)
+
+
+@pytest.mark.parametrize("name", named("debias"))
+def test_debiasing_callbacks_are_appended(name, printed):
+    verb = "fit" if name == "gradient_reversal" else "test"
+    usual = [*config("data", "isic_trap"), *config("model", "unet"), "--trainer.callbacks+=PredictionGallery"]
+    gallery, callback = printed(verb, *usual, *config("debias", name))["trainer"]["callbacks"]
+    assert gallery["class_path"].endswith("PredictionGallery")
+    assert callback["class_path"].split(".")[-1] in {"BackgroundNormalisation", "GradientReversal", "NoiseCrop"}
 
 
 @pytest.mark.parametrize("name", named("pretrain"))

@@ -28,7 +28,7 @@ def items(data, part="train"):
 
 
 def equal(one, other):
-    same = {torch.Tensor: torch.equal, str: str.__eq__}
+    same = {torch.Tensor: torch.equal, str: str.__eq__, dict: dict.__eq__}
     return one.keys() == other.keys() and all(same[type(one[key])](one[key], other[key]) for key in one)
 
 

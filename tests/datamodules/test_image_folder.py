@@ -10,6 +10,7 @@ import yaml
 
 from erode.batch import UNKNOWN_ARTEFACT
 from erode.cli import main
+from erode.datamodules import TrapSplit
 from erode.datamodules.errors import DataError
 from erode.datamodules.image_folder import ImageFolderDataModule
 from erode.masks import View
@@ -72,6 +73,16 @@ def test_patients_stay_in_one_part(folder):
         cases = ImageFolderDataModule(folder, part_seed=seed, **TABLE).cases()
         assert len({(case.group, case.part) for case in cases}) == 10
         assert {case.part for case in cases} == {"train", "val", "test"}
+
+
+def test_a_trap_divides_by_flags_and_keeps_patients_whole(folder):
+    trap = TrapSplit(bias=1.0, artefacts=["tube"])
+    cases = ImageFolderDataModule(folder, trap=trap, fractions=(0.4, 0.1, 0.5), **TABLE).cases()
+    assert len(cases) == 20
+    assert len({(case.group, case.part) for case in cases}) == 10
+    assert {case.part for case in cases} == {"train", "val", "test"}
+    with pytest.raises(ValueError, match="a trap divides anew, 'part' is a division that exists"):
+        ImageFolderDataModule(folder, trap=trap, split_column="part", **TABLE)
 
 
 def test_without_a_table_masks_tell_label_and_flag(folder):

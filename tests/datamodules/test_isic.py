@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from erode.datamodules import TrapSplit, artefact_correlations
 from erode.datamodules.errors import DataError
 from erode.datamodules.isic import NEAR_DUPLICATES, ISICDataModule
 from erode.datamodules.isic_layouts import ARTEFACTS, LAYOUTS, find_lesions, read_artefacts, read_malignancy
@@ -172,3 +173,33 @@ def test_real_isic2017(real_data):
     assert arrays.image.shape == (3, 32, 32)
     assert set(np.unique(arrays.mask)) <= {0, cases[0].label}
     assert abs((arrays.mask > 0).mean() - 0.46661) < 0.02  # mask_fraction of ISIC_0000000
+
+
+def test_real_trap_set(real_data):
+    """Artefacts point as in the published trap sets, which are drawn from the full set of 2,594 images."""
+    data = ISICDataModule(real_data("isic2017"), task="binary", flag="ruler", trap=TrapSplit(bias=1.0))
+    rows = artefact_correlations(data.cases(), data.is_positive)
+    phi = {(row.part, row.artefact): row.phi for row in rows}
+    assert {row.part: row.images for row in rows} == {"train": 832, "val": 207, "test": 347}
+    for name, sign in {"dark_corner": 1, "hair": -1, "gel_border": 1, "gel_bubble": -1, "ruler": 1, "ink": 1}.items():
+        assert sign * phi["train", name] > 0 > sign * phi["test", name]
+        assert sign * phi["val", name] > 0
+    assert phi["train", "ruler"] > 0.3
+    assert phi["test", "ruler"] < -0.6
+    parts = {case.id: case.part for case in data.cases()}
+    assert all(parts[a] == parts[b] for a, b in NEAR_DUPLICATES if a in parts and b in parts)
+
+
+def test_traps_need_malignancy_and_flags(tmp_path, save):
+    root = challenge(tmp_path / "data", 2018, save)
+    with pytest.raises(DataError, match=r"malignancy of ISIC_\d+ and 29 others is unknown: set labels_csv$"):
+        ISICDataModule(root, trap=TrapSplit()).cases()
+    table = artefacts(tmp_path / "isic_bias.csv", sorted(lesion.id for lesion in find_lesions(root)))
+    with pytest.raises(DataError, match="gel_border is the same in all images"):
+        ISICDataModule(root, trap=TrapSplit(), labels_csv=table, artefact_csv=table).cases()
+    trap = TrapSplit(artefacts=["ruler"])
+    data = ISICDataModule(root, trap=trap, labels_csv=table, artefact_csv=table, fractions=(0.5, 0.1, 0.4))
+    phi = {
+        row.part: row.phi for row in artefact_correlations(data.cases(), data.is_positive) if row.artefact == "ruler"
+    }
+    assert phi["test"] * phi["train"] < 0

@@ -1,0 +1,228 @@
+"""Classification of whole images: what a model learns from image labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from monai.networks.nets import DenseNet
+from torch import Tensor, nn
+
+from ..batch import check_batch
+from ..files import digest_of
+from ..objectives import ERM, ClassificationObjective
+from .image_evaluation import ImageEvaluation
+from .optimisation import with_schedule
+from .training_set import read_training_set
+
+
+class ImageClassifier(LightningModule):
+    """Train and evaluate an image classifier on the batches of :mod:`erode.batch`, by any objective.
+
+    It reads ``image``, ``label``, ``flag``, ``id`` and ``counted``, and no mask: the zero point of spatial specificity,
+    beside which segmentation is judged. Classes are those of the masks, so 0 = no pathology.
+
+    Args:
+        network: maps ``[B, C, *spatial]`` to logits ``[B, K]``; None = a MONAI ``DenseNet`` of 29 k parameters with
+            group normalisation. (The ``norm`` of MONAI's ``ResNet`` does not reach its blocks, which keep running
+            statistics.)
+        num_classes: K, "no pathology" included.
+        spatial_dims: 2 or 3; for the default network.
+        in_channels: C; for the default network.
+        class_names: names of the K classes, "no pathology" first.
+        positive_class: class whose presence AUROC ranks; None = the last.
+        objective: what becomes of the losses of single images; None = :class:`~erode.objectives.ERM`.
+        optimizer: builds the optimiser from parameters.
+        lr_scheduler: as for :class:`~erode.lightning_modules.SegmentationModule`; a cosine spans one stage of the
+            objective.
+
+    Raises:
+        ValueError: for arguments that contradict each other, and for batches that break the contract.
+        MisconfigurationException: if the run ends before the objective's first stage.
+
+    Example:
+        >>> ImageClassifier(num_classes=3)(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 3])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        num_classes: int = 2,
+        spatial_dims: Literal[2, 3] = 2,
+        in_channels: int = 3,
+        class_names: Sequence[str] | None = None,
+        positive_class: int | None = None,
+        objective: ClassificationObjective | None = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
+        lr_scheduler: LRSchedulerCallable | Literal["cosine"] | None = "cosine",
+    ) -> None:
+        super().__init__()
+        names = list(class_names or ["no pathology", *(f"class {k}" for k in range(1, num_classes))])
+        if num_classes < 2 or len(names) != num_classes:
+            raise ValueError(
+                f"num_classes counts 'no pathology', so it is at least 2, with as many class_names; got {num_classes} "
+                f"and {names}"
+            )
+        positive = num_classes - 1 if positive_class is None else positive_class
+        if not 0 < positive < num_classes:
+            raise ValueError(f"positive_class must be one of 1..{num_classes - 1}, got {positive_class}")
+        # Objects are rebuilt from the configuration, and checkpoints must load with weights_only=True.
+        self.save_hyperparameters(logger=False)
+        for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
+            del self.hparams[key]
+        self.network = network or default_classifier(num_classes, spatial_dims, in_channels)
+        self.num_classes = num_classes
+        self.class_names = names
+        self.objective = objective or ERM()
+        self._make_optimizer = optimizer
+        self._make_scheduler = lr_scheduler
+        self.validation = ImageEvaluation(num_classes, positive)
+        self.testing = ImageEvaluation(num_classes, positive)
+        self._initial: dict[str, Tensor] | None = None
+        self._progress: dict[str, Any] | None = None
+        self._batch_checked = False
+
+    def setup(self, stage: str) -> None:
+        """Refuse data of other classes before anything is read."""
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        if names is not None and len(names) != self.num_classes:
+            raise ValueError(
+                f"the data have {len(names)} classes {list(names)}, the model {self.num_classes}; "
+                f"set num_classes={len(names)} and, if given, as many class_names"
+            )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of images ``[B, C, *spatial]``."""
+        return self.network(image)  # type: ignore[no-any-return]
+
+    def on_train_start(self) -> None:
+        """Show the objective the training set, and keep the weights that a second stage starts from."""
+        if self.objective.stage_end is not None and self.objective.stage_end >= self._planned_steps():
+            raise MisconfigurationException(
+                f"the first stage of {type(self.objective).__name__} takes {self.objective.stage_end} steps and the "
+                f"run {self._planned_steps()}: there is no second stage; raise max_steps or lower first_steps"
+            )
+        if self.objective.asks_for_groups:
+            self.objective.begin(read_training_set(self.trainer, self.num_classes))
+        if self._progress is not None:
+            self.objective.resume(self._progress)
+            self._progress = None
+        if self.objective.stage_end is not None and self._initial is None:
+            self._initial = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The objective of a batch."""
+        self._check_once(batch)
+        loss: Tensor = self.objective(self._checked(self(batch["image"]), batch["image"]), batch)
+        self.log("train/loss", loss, batch_size=len(batch["image"]))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Start the next stage where one ends: initial weights, new optimiser, and what the first got wrong."""
+        if self.objective.stage_end is None or self.trainer.global_step < self.objective.stage_end:
+            return
+        assert self._initial is not None
+        self.objective.next_stage(read_training_set(self.trainer, self.num_classes, self._classify))
+        self.network.load_state_dict(self._initial)
+        self._initial = None
+        self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Add a batch to the validation metrics; returns the logits."""
+        return self._evaluate(self.validation, batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Add a batch to the test metrics; returns the logits."""
+        return self._evaluate(self.testing, batch)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Class ``[B]`` and probabilities ``[B, K]`` of the images, with their ids."""
+        probabilities = self(batch["image"]).float().softmax(1)
+        return {"id": batch["id"], "prediction": probabilities.argmax(1), "probability": probabilities}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_all("val", self.validation)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_all("test", self.testing)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and, if asked for, its scheduler over the steps of this stage."""
+        end = self.objective.stage_end or self._planned_steps()
+        optimizer = self._make_optimizer(self.network.parameters())
+        return with_schedule(optimizer, self._make_scheduler, end - self.trainer.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the objective's progress and, during a first stage, the initial weights."""
+        checkpoint["objective"] = {"progress": self.objective.progress(), "initial": self._initial}
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Go on in the stage that was reached; plain weights have none."""
+        if "objective" in checkpoint:
+            self._progress, self._initial = (checkpoint["objective"][key] for key in ("progress", "initial"))
+
+    def describe(self) -> dict[str, Any]:
+        """What determines its training, as plain values, for records and digests."""
+        return {
+            "network": type(self.network).__name__,
+            "parameters": sum(p.numel() for p in self.parameters() if p.requires_grad),
+            "layers": digest_of(str(self.network)),
+            "objective": " ".join(str(self.objective).split()),
+            "optimizer": " ".join(str(self._make_optimizer(self.network.parameters())).split()),
+            "lr_scheduler": self._make_scheduler if isinstance(self._make_scheduler, str | None) else "given",
+        }
+
+    def _planned_steps(self) -> int:
+        return int(self.trainer.estimated_stepping_batches)
+
+    def _classify(self, image: Tensor) -> Tensor:
+        mode = self.network.training
+        self.network.eval()
+        with torch.no_grad():
+            classes: Tensor = self(image).argmax(1)
+        self.network.train(mode)
+        return classes
+
+    def _evaluate(self, evaluation: ImageEvaluation, batch: dict[str, Any]) -> Tensor:
+        self._check_once(batch)
+        logits = self._checked(self(batch["image"]), batch["image"])
+        evaluation.update(logits, batch)
+        return logits
+
+    def _log_all(self, prefix: str, evaluation: ImageEvaluation) -> None:
+        for name, value in evaluation.compute().items():
+            self.log(f"{prefix}/{name}", value.float(), sync_dist=True)
+        evaluation.reset()
+
+    def _check_once(self, batch: dict[str, Any]) -> None:
+        if not self._batch_checked:
+            check_batch(batch, self.num_classes)
+            self._batch_checked = True
+
+    def _checked(self, logits: Tensor, image: Tensor) -> Tensor:
+        if tuple(logits.shape) != (len(image), self.num_classes):
+            raise ValueError(
+                f"{type(self.network).__name__} gives {list(logits.shape)} for {len(image)} images where num_classes = "
+                f"{self.num_classes} needs {[len(image), self.num_classes]}; make it return one logit per class"
+            )
+        return logits
+
+
+def default_classifier(num_classes: int, spatial_dims: int = 2, in_channels: int = 3) -> nn.Module:
+    """A MONAI ``DenseNet`` of four blocks and about 29 k parameters (2-D); sides of 32 pixels and more."""
+    return DenseNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=num_classes,
+        init_features=16,
+        growth_rate=8,
+        block_config=(2, 2, 2, 2),
+        norm=("group", {"num_groups": 4}),
+    )
