@@ -197,6 +197,21 @@ class MaskDataModule(LightningDataModule):
         self._split = self._prior = None
         self._drop_training_data()
 
+    def recoarsen(self, coarsening: Coarsening) -> None:
+        """Make coarse masks in another way from the next loader on; what was made of the old ones is dropped.
+
+        Raises:
+            ValueError: where masks or split come from files, which belong to one coarsening.
+        """
+        if self.split_file is not None or any("coarse" in case.paths for case in self._all_cases()):
+            raise ValueError(
+                "coarse masks can be made anew only where all are made of fine ones and the split is drawn; leave out "
+                "files of coarse masks and split_file"
+            )
+        self.coarsening = coarsening
+        self._split = self._prior = None
+        self._datasets.clear()
+
     def describe(self) -> dict[str, Any]:
         """What determines the data and how it is served, as plain values, for records and digests.
 

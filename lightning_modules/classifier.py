@@ -156,8 +156,8 @@ class ImageClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and, if asked for, its scheduler over the steps of this stage."""
         end = self.objective.stage_end or self._planned_steps()
-        optimizer = self._make_optimizer(self.network.parameters())
-        return with_schedule(optimizer, self._make_scheduler, end - self.trainer.global_step)
+        steps = int(end) - self.trainer.global_step if self._make_scheduler == "cosine" else 0
+        return with_schedule(self._make_optimizer(self.network.parameters()), self._make_scheduler, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's progress and, during a first stage, the initial weights."""
@@ -179,8 +179,8 @@ class ImageClassifier(LightningModule):
             "lr_scheduler": self._make_scheduler if isinstance(self._make_scheduler, str | None) else "given",
         }
 
-    def _planned_steps(self) -> int:
-        return int(self.trainer.estimated_stepping_batches)
+    def _planned_steps(self) -> float:
+        return self.trainer.estimated_stepping_batches  # infinite for a run without an end
 
     def _classify(self, image: Tensor) -> Tensor:
         mode = self.network.training

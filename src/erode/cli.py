@@ -31,6 +31,7 @@ from .files import fresh_folder
 from .lightning_modules import SegmentationModule
 from .operators import operators
 from .planning import plan_command
+from .protocols.ladder import ladder
 from .report import report
 from .rewinding import rewind
 from .verify import verify
@@ -235,6 +236,7 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "anchor": anchor,
     "benchmark": benchmark,
     "compare": compare,
+    "ladder": ladder,
     "operators": operators,
     "report": report,
     "rewind": rewind,

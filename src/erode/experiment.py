@@ -18,10 +18,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from .callbacks import ExposureLedger, SpuriousInformationMonitor
 from .datamodules import MaskDataModule, SyntheticDermoscopy
-from .files import digest_of, write_json
 from .forget_atoms import loss_attack
 from .lightning_modules import SegmentationModule
 from .methods import METHODS, Method, MethodName, Task
+from .rows import claim, number, stored
 from .weights import load_weights, save_weights
 
 Row = dict[str, Any]
@@ -78,18 +78,11 @@ class Experiment:
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
         self.data.prepare_data()
         self.settings = self._settings()
-        _claim(out, self.settings)
+        claim(out, self.settings, "comparison")
 
     def row(self, name: MethodName, seed: int) -> Row:
         """What one method gave with one seed, computed if it was not before."""
-        path = self.out / "rows" / f"{name}-seed{seed}.json"
-        if not path.exists():
-            write_json(path, self._run(name, seed))
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-    def has(self, name: MethodName, seed: int) -> bool:
-        """Whether the row is there."""
-        return (self.out / "rows" / f"{name}-seed{seed}.json").exists()
+        return stored(self.out / "rows" / f"{name}-seed{seed}.json", lambda: self._run(name, seed))
 
     def weights(self, name: MethodName, seed: int) -> Path:
         """Where the weights of a row are."""
@@ -136,7 +129,7 @@ class Experiment:
             "seed": seed,
             "unlearning": None if method.operator is None else _unlearning(task.folder),
             "metrics": {
-                **{key.removeprefix(f"{self.evaluate_on}/"): _number(value) for key, value in metrics.items()},
+                **{key.removeprefix(f"{self.evaluate_on}/"): number(value) for key, value in metrics.items()},
                 **self._membership(module),
             },
             "steps": trainer.global_step + (0 if method.first is None else self.steps - steps),
@@ -212,7 +205,7 @@ class Experiment:
         """How well the loss tells images with forget atoms from validation images."""
         attack = loss_attack(self.data, module.eval())
         found = (math.nan, math.nan) if attack is None else (attack.auc, attack.tpr)
-        return dict(zip(("membership_auc", "membership_tpr"), map(_number, found), strict=True))
+        return dict(zip(("membership_auc", "membership_tpr"), map(number, found), strict=True))
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -247,20 +240,3 @@ def _unlearning(folder: Path) -> dict[str, Any]:
         "delta": promise.get("delta"),
         "gradient_evaluations": record["gradient_evaluations"],
     }
-
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into a new folder, or make sure that an old one belongs to the same comparison."""
-    path = out / "settings.json"
-    if path.exists():
-        if digest_of(json.loads(path.read_text(encoding="utf-8"))) != digest_of(settings):
-            raise ValueError(
-                f"{out} holds a comparison with other settings; nothing is overwritten, choose another out"
-            )
-    else:
-        write_json(path, settings)
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return value if value == value else None

@@ -198,6 +198,16 @@ def test_another_draw_is_another_prior():
     assert all(equal(first[name], item) for name, item in items(data).items())
 
 
+def test_other_coarse_masks_leave_nothing_of_the_old_ones():
+    data, other = synthetic(view=View.RETAIN), synthetic(view=View.RETAIN, coarsening=BoundingBox(2))
+    items(data), data.prior, data.test_dataloader()
+    data.recoarsen(BoundingBox(2))
+    assert data.split.digest == other.split.digest
+    for part in ("train", "test"):
+        for one, two in zip(data.dataset(part), other.dataset(part), strict=True):
+            assert equal(one, two)
+
+
 def test_images_with_coarse_masks_alone_are_the_forget_side(tmp_path, save):
     names = [f"scan{number:02d}" for number in range(16)]
     for number, name in enumerate(names):

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from erode.metrics import (
     BoxTightness,
+    CoarseContent,
     Completeness,
     ForegroundOutcome,
     GlobalSpuriousInformation,
@@ -42,6 +43,7 @@ def make_metrics(**kwargs):
         ),
         "leakage": (SpuriousLeakage(3, **kwargs), spurious),
         "tightness": (BoxTightness(**kwargs), ("mask", "coarse")),
+        "content": (CoarseContent(bootstrap=25, **kwargs), ("picture", "mask", "coarse", "artefact")),
         "dice": (SegmentationDice(3, **kwargs), ("pred", "mask")),
         "outcome": (ForegroundOutcome(3, **kwargs), ("pred", "mask")),
         "auroc": (ImageAUROC(**kwargs), ("scores", "labels")),
@@ -75,6 +77,7 @@ def make_data():
     for name in ("probs", "reference"):
         maps[name] = torch.randn(IMAGES, 3, 7, 5, generator=generator).softmax(1)
     images["guesses"] = torch.randint(2, (IMAGES,), generator=generator)
+    images["picture"] = 50 + torch.randn(IMAGES, 2, 7, 5, generator=generator)
     images["features"] = torch.randn(IMAGES, 4, generator=generator)
     atoms = {"pixel_scores": torch.randn(IMAGES, 7, 5, generator=generator), "atoms": maps["mask"] > 0}
     numbers = {"member": torch.arange(IMAGES) % 3 > 0, "image": torch.arange(IMAGES).flip(0)}
@@ -89,7 +92,7 @@ def evaluate(indices, counted, **kwargs):
             metric.update(*(data[key][part] for key in keys), counted=real)
         value = metric.compute()
         values[name] = dict(value) if isinstance(value, dict) else {"value": value}
-        if isinstance(metric, GlobalSpuriousInformation):
+        if isinstance(metric, GlobalSpuriousInformation | CoarseContent):
             values[name] |= vars(metric.result())
         if isinstance(metric, MembershipInference):
             result = metric.result()

@@ -9,7 +9,7 @@ import torch
 METRICS = ["pooled", "interval", "pixelwise", "leakage", "tightness", "dice", "outcome", "auroc", "robust"]
 METRICS += ["completeness", "distance", "zrf", "probe", "slices", "radial"]
 METRICS += ["group_accuracy", "group_dice", "group_outcome", "group_iou"]
-METRICS += ["membership"]
+METRICS += ["membership", "content"]
 
 
 @pytest.fixture(scope="module")

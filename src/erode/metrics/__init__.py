@@ -9,6 +9,7 @@ from .certified import (
     information_gap_bound,
     information_range,
 )
+from .coarse_content import CoarseContent, Content, coarse_variance
 from .dice import SegmentationDice, image_dice
 from .distance import ProbabilityDistance, ZeroRetrainForgetting, jensen_shannon
 from .group_pixels import GroupForegroundOutcome, GroupIoU
@@ -45,7 +46,9 @@ __all__ = [
     "Attack",
     "BoxTightness",
     "CertifiedInterval",
+    "CoarseContent",
     "Completeness",
+    "Content",
     "ForegroundOutcome",
     "GlobalSpuriousInformation",
     "GroupAccuracy",
@@ -73,6 +76,7 @@ __all__ = [
     "break_even",
     "certified_box",
     "certified_interval",
+    "coarse_variance",
     "component_probability",
     "deviance_residuals",
     "exact_binomial",

@@ -1,0 +1,71 @@
+"""The ladder as tables: terminal, Markdown and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ..comparison_report import mean_and_sd
+from ..files import write_atomically
+
+Record = Mapping[str, Any]
+
+TITLES = (
+    "labels", "γ", "w in the ring", "I measured [10⁻³ nats/px]", "closed form", "at w of all background", "variance",
+    "robust AUROC", "AUROC", "lesion Dice",
+)  # fmt: skip
+METRICS = ("auroc_robust", "auroc", "dice_lesion")
+
+
+def cells(contents: Sequence[Record], rows: Sequence[Record]) -> Iterator[list[str]]:
+    """One line per rung, as text; mean ± sd over seeds."""
+    for content in contents:
+        runs = [row["metrics"] for row in rows if row["rung"] == content["rung"]]
+        low, high = content["information_low"], content["information_high"]
+        interval = "" if low is None else f" [{1e3 * low:.2f}, {1e3 * high:.2f}]"
+        yield [
+            content["title"],
+            _text(content["tightness"]),
+            _text(content["artefact_share_inside"]),
+            _text(content["information"], 1e3, 2) + interval,
+            _text(content["closed_form"], 1e3, 2),
+            _text(content["published"], 1e3, 2),
+            f"{content['variance']:.3g}",
+            *(mean_and_sd([run.get(name) for run in runs]) for name in METRICS),
+        ]
+
+
+def markdown_table(contents: Sequence[Record], rows: Sequence[Record]) -> str:
+    """The ladder in Markdown."""
+    lines = [list(TITLES), ["---"] * len(TITLES), *cells(contents, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def print_ladder(contents: Sequence[Record], rows: Sequence[Record]) -> None:
+    """The ladder in the terminal."""
+    table = Table(*TITLES)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in cells(contents, rows):
+        table.add_row(*line)
+    Console(width=max(150, Console().width)).print(table)
+
+
+def write_csv(contents: Sequence[Record], rows: Sequence[Record], path: Path) -> Path:
+    """One line per rung and seed: what its labels hold, and the metrics of its model."""
+    labels = {content["rung"]: {k: v for k, v in content.items() if k != "coarsening"} for content in contents}
+    order = list(labels)
+    lines = [
+        {**labels[row["rung"]], "seed": row["seed"], **row["metrics"], "seconds": row["seconds"]}
+        for row in sorted(rows, key=lambda row: (order.index(row["rung"]), row["seed"]))
+    ]
+    return write_atomically(path, lambda target: pd.DataFrame(lines).to_csv(target, index=False))
+
+
+def _text(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
+    return "–" if value is None else f"{scale * value:.{digits}f}"

@@ -1,0 +1,49 @@
+"""Experiments that go on where they stopped: one folder, one setting, one file for each finished row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import digest_of, write_json
+
+
+def claim(out: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Write the settings into a new folder, or make sure that an old one belongs to the same experiment.
+
+    Args:
+        out: folder of the experiment.
+        settings: all that its rows depend on, as plain data.
+        what: kind of experiment, for the error.
+
+    Raises:
+        ValueError: if the folder holds an experiment with other settings.
+    """
+    path = out / "settings.json"
+    if path.exists():
+        if digest_of(json.loads(path.read_text(encoding="utf-8"))) != digest_of(settings):
+            raise ValueError(f"{out} holds a {what} with other settings; nothing is overwritten, choose another out")
+    else:
+        write_json(path, settings)
+
+
+def stored(path: Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """What stands in a file of JSON; computed and written first where there is none.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "row.json"
+        >>> stored(path, lambda: {"dice": 0.9}), stored(path, lambda: 1 / 0)
+        ({'dice': 0.9}, {'dice': 0.9})
+    """
+    if not path.exists():
+        write_json(path, compute())
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def number(value: float) -> float | None:
+    """A value for JSON, which knows no NaN."""
+    return float(value) if value == value else None

@@ -1,0 +1,25 @@
+"""An experiment goes on where it stopped, and never with other settings."""
+
+import pytest
+
+from erode.rows import claim, number, stored
+
+
+def test_a_folder_belongs_to_one_experiment(tmp_path):
+    claim(tmp_path / "out", {"steps": 3}, "ladder")
+    claim(tmp_path / "out", {"steps": 3}, "ladder")
+    with pytest.raises(ValueError, match="holds a ladder with other settings"):
+        claim(tmp_path / "out", {"steps": 4}, "ladder")
+
+
+def test_a_row_is_computed_once_and_a_failed_one_leaves_nothing(tmp_path):
+    path = tmp_path / "rows" / "one.json"
+    with pytest.raises(ZeroDivisionError):
+        stored(path, lambda: {"value": 1 / 0})
+    assert not path.exists()
+    assert stored(path, lambda: {"value": 1}) == stored(path, lambda: {"value": 2}) == {"value": 1}
+
+
+def test_undefined_values_become_none():
+    assert number(float("nan")) is None
+    assert number(0.5) == 0.5
