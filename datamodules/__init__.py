@@ -9,6 +9,7 @@ from .errors import DataError
 from .image_folder import ImageFolderDataModule
 from .images_only import ImagesOnly
 from .isic import ISICDataModule
+from .labelled_subset import LabelledSubset
 from .overlay import Overlay
 from .pneumothorax import PneumothoraxDataModule
 from .published_traps import PublishedTrap
@@ -25,6 +26,7 @@ __all__ = [
     "ISICDataModule",
     "ImageFolderDataModule",
     "ImagesOnly",
+    "LabelledSubset",
     "MaskDataModule",
     "MaskDataset",
     "Overlay",

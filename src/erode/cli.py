@@ -31,6 +31,7 @@ from .files import fresh_folder
 from .lightning_modules import SegmentationModule
 from .operators import operators
 from .planning import plan_command
+from .protocols.classification import classify
 from .protocols.ladder import ladder
 from .report import report
 from .rewinding import rewind
@@ -235,6 +236,7 @@ def anchor(
 PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "anchor": anchor,
     "benchmark": benchmark,
+    "classify": classify,
     "compare": compare,
     "ladder": ladder,
     "operators": operators,

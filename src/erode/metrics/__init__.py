@@ -10,6 +10,7 @@ from .certified import (
     information_range,
 )
 from .coarse_content import CoarseContent, Content, coarse_variance
+from .decision_rule import DecisionRule, ImageEvidence, balanced_accuracy, pixels_above
 from .dice import SegmentationDice, image_dice
 from .distance import ProbabilityDistance, ZeroRetrainForgetting, jensen_shannon
 from .group_pixels import GroupForegroundOutcome, GroupIoU
@@ -40,6 +41,7 @@ from .spurious import (
     pixelwise_information,
     pooled_information,
 )
+from .subgroup_rates import Proportion, Rates, subgroup_rates
 from .subsets import balanced_subset, inverted_subset
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "CoarseContent",
     "Completeness",
     "Content",
+    "DecisionRule",
     "ForegroundOutcome",
     "GlobalSpuriousInformation",
     "GroupAccuracy",
@@ -56,13 +59,16 @@ __all__ = [
     "GroupForegroundOutcome",
     "GroupIoU",
     "ImageAUROC",
+    "ImageEvidence",
     "LayerDistance",
     "LinearProbe",
     "Membership",
     "MembershipInference",
     "PixelIndistinguishability",
     "ProbabilityDistance",
+    "Proportion",
     "RadialDice",
+    "Rates",
     "RelearnTime",
     "RobustAUROC",
     "SegmentationDice",
@@ -72,6 +78,7 @@ __all__ = [
     "SweepPoint",
     "ZeroRetrainForgetting",
     "anamnesis_index",
+    "balanced_accuracy",
     "balanced_subset",
     "break_even",
     "certified_box",
@@ -92,6 +99,7 @@ __all__ = [
     "mean_probability",
     "miller_madow_bias",
     "pixel_indistinguishability",
+    "pixels_above",
     "pixelwise_information",
     "pooled_features",
     "pooled_information",
@@ -105,6 +113,7 @@ __all__ = [
     "roc_points",
     "root_interval",
     "spurious_information_closed_form",
+    "subgroup_rates",
     "table_information",
     "turning_point",
     "weighted_auroc",

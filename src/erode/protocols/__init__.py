@@ -1,1 +1,1 @@
-"""The field's published protocols as experiments of one command each; every module here is one protocol."""
+"""The field's published protocols, each one command: the specificity ladder and segmentation for classification."""
