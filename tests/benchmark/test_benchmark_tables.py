@@ -42,6 +42,11 @@ def test_each_cell_has_its_table_and_undefined_columns_are_left_out(results, tim
     ]  # fmt: skip
 
 
+def test_a_method_that_lacks_a_seed_says_so(results, timings):
+    text = markdown(results.drop(index=results.index[results["method"] == "scrub"][0]), timings)
+    assert "| SCRUB (1 of 2 seeds) | none | 0.600 |" in text
+
+
 def test_latex_escapes_what_latex_would_read(results, timings):
     text = latex(results, timings)
     assert r"coarse \& bad" in text

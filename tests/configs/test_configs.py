@@ -43,7 +43,7 @@ def printed(capsys, monkeypatch):
 
 def test_there_are_some_of_every_kind():
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
-        "data", "model", "unlearn", "experiment", "pretrain", "debias",
+        "benchmark", "data", "debias", "experiment", "model", "pretrain", "unlearn",
     }  # fmt: skip
     assert {"fine_tune", "neg_grad", "retrain"} <= set(named("unlearn"))
 

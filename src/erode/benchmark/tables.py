@@ -30,12 +30,13 @@ def cells_of(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def table_of(cell: pd.DataFrame, timings: pd.DataFrame) -> list[list[str]]:
-    """Lines of one cell: titles, then one line per method.
+    """Lines of one cell: titles, then one line per method, which says where a seed gave no row.
 
     Args:
         cell: rows of the results file.
         timings: wall times of the same rows, joined by index.
     """
+    repetitions = cell["seed"].nunique()
     columns = [(name, title) for name, title in COLUMNS if name in cell and cell[name].notna().any()]
     lines = [["method", "(ε, δ)", *(title for _, title in columns), "gradient evaluations", "seconds"]]
     for method in dict.fromkeys(cell["method"]):
@@ -43,7 +44,10 @@ def table_of(cell: pd.DataFrame, timings: pd.DataFrame) -> list[list[str]]:
         cells = [mean_and_sd([None if pd.isna(v) else float(v) for v in runs[name]]) for name, _ in columns]
         seconds = timings.loc[runs.index, "seconds"].mean()
         effort = runs["gradient_evaluations"].mean()
-        lines.append([str(runs["title"].iloc[0]), _promise(runs), *cells, f"{effort:,.0f}", f"{seconds:.0f}"])
+        title = str(runs["title"].iloc[0])
+        if len(runs) < repetitions:
+            title += f" ({len(runs)} of {repetitions} seeds)"
+        lines.append([title, _promise(runs), *cells, f"{effort:,.0f}", f"{seconds:.0f}"])
     return lines
 
 
