@@ -236,6 +236,7 @@ class MaskDataModule(LightningDataModule):
             "flips": self.flips,
             "transform": None if self.transform is None else type(self.transform).__qualname__,
             **({} if self.overlay is None else {"overlay": self.overlay.describe()}),
+            **({} if self.split_file is None else {"split": self.split.digest}),
         }
 
     def prepare_data(self) -> None:

@@ -110,7 +110,8 @@ class MaskDataset(Dataset[Item]):
 def _with_channels(item: Item, transform: Callable[[Item], Item]) -> Item:
     """Apply a dictionary transform that expects a channel axis, as MONAI's do."""
     masks = [key for key in PIXEL_KEYS if key != "image"]
-    changed = transform({**item, **{key: item[key][None] for key in masks}})
+    # Copies, for some transforms write into what they are given (MONAI's dropouts), and that is what the cache holds.
+    changed = transform({**item, "image": item["image"].clone(), **{key: item[key][None].clone() for key in masks}})
     plain = {key: _plain(changed[key])[0].to(FIELDS[key].dtype) for key in masks}
     return {**changed, **plain, "image": _plain(changed["image"]).float()}
 

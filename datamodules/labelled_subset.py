@@ -42,7 +42,6 @@ class LabelledSubset(MaskDataModule):
         super().__init__(
             coarsening=data.coarsening,
             view=View.FINE,
-            flag=data.flag,
             single_class=data.single_class,
             validate_data=False,
             batch_size=data.batch_size,
@@ -53,6 +52,7 @@ class LabelledSubset(MaskDataModule):
             num_workers=data.num_workers,
         )
         self.data = data
+        self.flag = data.flag  # of an overlay, where the data have one: they paint it
         self.labelled = frozenset(labelled)
         self.pseudo = dict(pseudo or {})
         self._originals = {case.id: case for case in data.part("train")}
@@ -95,8 +95,8 @@ class LabelledSubset(MaskDataModule):
     def read(self, case: Case) -> Arrays:
         """The pixels of one case, with its pseudo-mask where there is one."""
         if case.id not in self.pseudo:
-            return self.data.read(case)
-        arrays = self.data.read(self._originals[case.id])  # generated images are painted by their true class
+            return self.data.pixels(case)
+        arrays = self.data.pixels(self._originals[case.id])  # generated images are painted by their true class
         return replace(arrays, mask=self.pseudo[case.id], coarse=None)
 
     def _make_training(self, view: View) -> MaskDataset:

@@ -1,5 +1,8 @@
 """An experiment goes on where it stopped, and never with other settings."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from erode.rows import claim, number, stored
@@ -18,6 +21,21 @@ def test_a_row_is_computed_once_and_a_failed_one_leaves_nothing(tmp_path):
         stored(path, lambda: {"value": 1 / 0})
     assert not path.exists()
     assert stored(path, lambda: {"value": 1}) == stored(path, lambda: {"value": 2}) == {"value": 1}
+
+
+def test_of_two_that_want_a_row_one_computes_it(tmp_path):
+    computed = []
+
+    def compute():
+        computed.append(1)
+        time.sleep(0.3)
+        return {"value": len(computed)}
+
+    path = tmp_path / "rows" / "one.json"
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(lambda _: stored(path, compute), range(2)))
+    assert rows == [{"value": 1}, {"value": 1}]
+    assert [file.name for file in path.parent.iterdir()] == ["one.json"]
 
 
 def test_undefined_values_become_none():

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .files import digest_of, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def claim(out: Path, settings: Mapping[str, Any], what: str) -> None:
@@ -32,6 +38,9 @@ def claim(out: Path, settings: Mapping[str, Any], what: str) -> None:
 def stored(path: Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """What stands in a file of JSON; computed and written first where there is none.
 
+    Of several processes that want the same row one computes it; the others wait, on systems that lock files, for they
+    would write over one another's weights.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "row.json"
@@ -39,9 +48,23 @@ def stored(path: Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, An
         ({'dice': 0.9}, {'dice': 0.9})
     """
     if not path.exists():
-        write_json(path, compute())
+        with _alone(path):
+            if not path.exists():
+                write_json(path, compute())
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock beside a file; the system lets it go if this process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as handle:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+        lock.unlink(missing_ok=True)
 
 
 def number(value: float) -> float | None:

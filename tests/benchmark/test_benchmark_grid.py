@@ -89,3 +89,30 @@ def test_patches_merge_one_after_the_other_or_all_at_once(base, one, other):
     assert merged(merged(base, one), one) == merged(base, one)
     if all(not isinstance(value, dict) for value in (*one.values(), *other.values())):
         assert merged(merged(base, one), other) == merged(base, merged(one, other))
+
+
+BASE = {"methods": ["coarse"], "seeds": [0], "data": SYNTHETIC}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (["a"], "must be a mapping"),
+        ({"base": BASE, "axes": ["a"]}, "its values by name"),
+        ({"base": BASE, "axes": {"a": None}}, "its values by name"),
+        ({"base": BASE, "axes": {"a": {"b": "text"}}}, "must be a configuration"),
+        ({"base": BASE, "axes": {"parameters": {"few": {}}}}, "column 'parameters' already"),
+        ({"base": {**BASE, "seeds": [0, 1, 0]}}, "seeds has 0 more than once"),
+        ({"base": {**BASE, "methods": ["coarse", "coarse"]}}, "methods has 'coarse' more than once"),
+    ],
+)
+def test_what_is_no_grid_is_refused_in_words(tmp_path, content, says):
+    with pytest.raises(ValueError, match=says):
+        read_grid(written(tmp_path, content))
+
+
+def test_broken_yaml_is_refused_in_words(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("base: [", encoding="utf-8")
+    with pytest.raises(ValueError, match="no readable YAML"):
+        read_grid(path)

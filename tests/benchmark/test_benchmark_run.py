@@ -18,6 +18,7 @@ from erode.benchmark import benchmark
 from erode.benchmark.grid import read_grid
 from erode.benchmark.run import FailedRowsError
 from erode.cli import main
+from erode.experiment import Experiment
 
 torch.set_num_threads(1)
 
@@ -113,6 +114,30 @@ def test_results_of_other_settings_are_never_relabelled(grid, copy):
     with pytest.raises(ValueError, match="other settings"):
         quietly(grid, copy, {"base": {"steps": 3}})
     assert (copy / "results.csv").read_bytes() == before
+
+
+def test_rows_of_a_cell_that_changed_are_never_relabelled_on_the_way_to_it(grid, copy):
+    """New rows of the first cell are written before the second is looked at."""
+    changed = {"three classes": {"steps": 3}}
+    with pytest.raises(ValueError, match="other settings"):
+        quietly(grid, copy, {"base": {"seeds": [0], "methods": ["coarse", "oracle"]}, "axes": {"task": changed}})
+    assert set(pd.read_csv(copy / "results.csv")["task"]) == {"binary"}
+
+
+def test_rows_that_start_from_one_that_failed_do_not_end_the_others(grid, tmp_path, monkeypatch):
+    run = Experiment._run
+
+    def without_staged(self, name, seed):
+        if name == "staged":
+            raise RuntimeError("no memory left")
+        return run(self, name, seed)
+
+    monkeypatch.setattr(Experiment, "_run", without_staged)
+    patch = {"base": {"methods": ["staged", "rewind", "oracle"], "seeds": [0]}}
+    patch["axes"] = {"task": {"three classes": None}}
+    with pytest.raises(FailedRowsError, match="2 rows failed"):
+        quietly(grid, tmp_path / "out", patch)
+    assert set(pd.read_csv(tmp_path / "out" / "results.csv")["method"]) == {"oracle"}
 
 
 def test_a_row_that_fails_does_not_end_the_others(grid, copy):

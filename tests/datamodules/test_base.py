@@ -308,3 +308,34 @@ def test_data_is_read_once_before_training_and_only_once():
     data.prepare_data()
     assert len(reads) == len(set(reads)) == 12
     assert isinstance(data.split, ForgetSplit)
+
+
+def _overwrite(item):
+    for key in ("image", "mask", "role"):
+        item[key].fill_(0)  # as MONAI's dropouts write into what they are given
+    return item
+
+
+def test_a_transform_that_writes_in_place_does_not_reach_what_is_kept():
+    data = synthetic(transform=_overwrite)
+    untouched = items(synthetic())
+    items(data)
+    data.transform = None
+    for view in (View.FINE, View.COARSE):
+        data.serve(view)
+        for name, item in items(data).items():
+            assert torch.equal(item["image"], untouched[name]["image"])
+    data = synthetic(transform=_overwrite)
+    dataset = data.dataset("train")
+    dataset[0]
+    dataset._transform = None
+    assert torch.equal(dataset[0]["mask"], synthetic().dataset("train")[0]["mask"])
+
+
+def test_data_with_another_split_file_describe_themselves_otherwise(tmp_path):
+    files = []
+    for seed in (0, 1):
+        files.append(synthetic(split_seed=seed).split.save(tmp_path / f"{seed}.json") or tmp_path / f"{seed}.json")
+    one, other = (synthetic(split_file=file).describe() for file in files)
+    assert one != other
+    assert {**one, "split": None} == {**other, "split": None}

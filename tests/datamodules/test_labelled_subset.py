@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from erode.datamodules import LabelledSubset, SyntheticDermoscopy
+from erode.datamodules import LabelledSubset, Overlay, SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 
 
@@ -68,3 +68,14 @@ def test_wrong_ids_are_refused():
         LabelledSubset(source, ["nobody"])
     with pytest.raises(ValueError, match="has a mask already"):
         LabelledSubset(source, ids(source)[:2], {ids(source)[0]: np.zeros((32, 32), dtype=np.int64)})
+
+
+def test_an_overlay_of_the_data_is_there_too():
+    source = SyntheticDermoscopy(
+        size=32, train_images=12, val_images=4, test_images=4, overlay=Overlay({"malignant lesion": 1.0})
+    )
+    blank = np.zeros((32, 32), np.int64)
+    subset = LabelledSubset(source, ids(source)[:6], {ids(source)[-1]: blank})
+    for case in subset.part("train"):
+        assert (subset.pixels(case).artefact > 0).any() == case.flags["overlay"]
+    assert 1 in [int(subset.dataset("train")[index]["flag"]) for index in range(6)]

@@ -186,6 +186,7 @@ def _line(style: dict[str, Any]) -> dict[str, Any]:
 
 def _interval(values: pd.Series[float]) -> tuple[float, float]:
     """Mean and half-width of its 95 % interval by Student's t; 0 for one value."""
+    values = values.dropna()  # undefined in some runs
     n = len(values)
     half = float(student.ppf(0.975, n - 1)) * float(values.std()) / math.sqrt(n) if n > 1 else 0.0
     return float(values.mean()), half

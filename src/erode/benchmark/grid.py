@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,18 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ..comparison import check_order, compare
+from ..comparison import COLUMNS, check_order, compare
 from ..experiment import Experiment
 from ..files import digest_of
 
 Config = dict[str, Any]
 """A configuration of ``erode compare``, plain data."""
+
+RESERVED = {
+    "method", "title", "seed", "guarantee", "epsilon_certified", "delta_certified", "gradient_evaluations",
+    "parameters", "split", "configuration", "seconds", *(name for name, _ in COLUMNS),
+}  # fmt: skip
+"""Columns of the results that an axis of the same name would be overwritten by."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
     Raises:
         ValueError: for other entries, names that cannot be folders, or a configuration that ``erode compare`` refuses.
     """
-    content = merged(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, patch or {})
+    content = merged(_read(path), patch or {})
     strange = content.keys() - {"base", "axes"}
     if strange or not isinstance(content.get("base"), dict) or not {"methods", "seeds"} <= content["base"].keys():
         raise ValueError(
@@ -84,11 +91,19 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
             + (f"; it also has {sorted(strange)}" if strange else "")
         )
     axes: dict[str, dict[str, Config]] = content.get("axes") or {}
+    if not isinstance(axes, dict) or not all(isinstance(values, dict) for values in axes.values()):
+        raise ValueError(f"{path}: 'axes' must give each axis its values by name, as in {{task: {{binary: {{}}}}}}")
     for axis, values in axes.items():
+        if axis in RESERVED:
+            raise ValueError(f"{path}: the results have a column {axis!r} already; give the axis another name")
         for name in [axis, *values]:
             if not isinstance(name, str) or not name or set(name) & set("_/\\") or name.startswith("."):
                 raise ValueError(
                     f"{path}: {name!r} names a folder: quote it as text, without '_', '/' or a leading '.'"
+                )
+            if name != axis and not isinstance(values[name], dict | None):
+                raise ValueError(
+                    f"{path}: {axis}, {name} must be a configuration such as {{steps: 20}}, got {values[name]!r}"
                 )
     cells = []
     kept = [[(name, value) for name, value in values.items() if value is not None] for values in axes.values()]
@@ -100,6 +115,7 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
         try:
             _arguments(config)
             check_order(cell.methods)
+            _check_once(cell)
         except (ArgumentError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, {cell.name}: {error}") from error
         cells.append(cell)
@@ -118,6 +134,23 @@ def merged(base: Config, patch: Config) -> Config:
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if both else copy.deepcopy(value)
     return result
+
+
+def _read(path: Path) -> Config:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a mapping with 'base' and 'axes', not a {type(content).__name__}")
+    return content
+
+
+def _check_once(cell: Cell) -> None:
+    """A row that counts twice would narrow the spread over seeds."""
+    for what, given in (("methods", cell.methods), ("seeds", cell.seeds)):
+        if twice := [value for value, times in Counter(given).items() if times > 1]:
+            raise ValueError(f"{what} has {twice[0]!r} more than once; name each once")
 
 
 def _arguments(config: Config) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from .figures import draw_figures
 from .grid import Cell, read_grid
 from .tables import markdown, write_tables
 
-REFUSALS = (MisconfigurationException, ValueError, RuntimeError, ArithmeticError)
-"""What one row may raise without ending the others."""
+REFUSALS = (MisconfigurationException, ValueError, RuntimeError, ArithmeticError, FileNotFoundError)
+"""What one row may raise without ending the others; where it starts from a row that failed, weights are not found."""
 
 
 class FailedRowsError(ValueError):
@@ -77,11 +77,16 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
 def write_results(cells: list[Cell], out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Gather the rows that are there, in the order of the grid.
 
+    Rows that another configuration asked for are left out, until :func:`benchmark` has come to their cell and found
+    that its settings are the same.
+
     Returns:
         Contents of ``results.csv`` and ``timings.csv``.
     """
     rows, times = [], []
     for cell in cells:
+        if not _is_of(cell, out / "cells" / cell.name):
+            continue
         for seed in cell.seeds:
             for method in cell.methods:
                 path = _path(out / "cells" / cell.name, method, seed)
@@ -111,13 +116,18 @@ def _content(row: Row) -> dict[str, Any]:
 
 def _is_done(cell: Cell, folder: Path) -> bool:
     """Whether all rows are there, and were asked for by the same configuration; else the experiment has to look."""
+    there = all(_path(folder, method, seed).exists() for seed in cell.seeds for method in cell.methods)
+    return there and _is_of(cell, folder)
+
+
+def _is_of(cell: Cell, folder: Path) -> bool:
+    """Whether a folder belongs to the configuration of a cell, methods and seeds aside."""
     try:
         before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except OSError:
         return False
     asked = {key: value for key, value in cell.config.items() if key not in ("methods", "seeds")}
-    same = asked == {key: value for key, value in before.items() if key not in ("methods", "seeds")}
-    return same and all(_path(folder, method, seed).exists() for seed in cell.seeds for method in cell.methods)
+    return asked == {key: value for key, value in before.items() if key not in ("methods", "seeds")}
 
 
 def _path(folder: Path, method: str, seed: int) -> Path:
