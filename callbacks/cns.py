@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from ..accounting import Reference
@@ -50,7 +49,9 @@ class CNS(NoisyPhase):
         epsilon: ε asked for; None if ``sigma`` is given.
         delta: δ; 1e-7 keeps the pixel-level consequence small up to 100,000 pixels (theory §3).
         radius: C > 0.
-        ridge: λ > 0; must exceed the most negative curvature.
+        ridge: λ > 0. Where it does not exceed the most negative curvature, the approximation has no minimum and no
+            step is taken. That is neither refused nor recorded, for it tells of weights that have no noise yet; a
+            warning follows from the curvature at the weights with noise.
         scale: s of LiSSA; None = 1.25 times the largest curvature, by power iteration on four batches.
         restarts: LiSSA runs that are averaged.
         iterations: of LiSSA, one batch each.
@@ -67,9 +68,7 @@ class CNS(NoisyPhase):
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: before the first step, if the ridge does not make the approximation convex; else see
-            :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
-        FloatingPointError: if LiSSA diverges.
+        MisconfigurationException: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
 
     Source:
         Zhang B. et al. 2024, "Towards certified unlearning for deep neural networks"; theory §5.
@@ -161,19 +160,24 @@ class CNS(NoisyPhase):
         self._reset_statistics()
 
     def direction(self, loss: RetainedLoss, weights: Sequence[nn.Parameter]) -> Tensor:
-        """``(H + λI)⁻¹`` times the gradient of the ridged retained loss, a vector ``[d]``."""
+        """``(H + λI)⁻¹`` times the gradient of the ridged retained loss, a vector ``[d]``.
+
+        Zero where the approximation has no minimum, or LiSSA does not find it: the weights hold no noise yet, so
+        whether a run goes on must not depend on them. The certificate holds for any step within the ball.
+        """
         smallest, largest = self._curvature(loss, weights)
+        none = torch.zeros(sum(w.numel() for w in weights), device=weights[0].device)
         if smallest + self.ridge <= 0:
-            raise MisconfigurationException(
-                f"the loss curves down by {-smallest:.1g}, so with ridge = {self.ridge:g} its local approximation is "
-                "not convex and has no minimum; raise ridge above that"
-            )
+            return none
         with torch.no_grad():
             pull = flatten([w - anchor for w, anchor in zip(weights, self._theta_0, strict=True)])
         gradient = loss.gradient() + self.ridge * pull
         scale = MARGIN * (max(largest, 0.0) + self.ridge) if self.scale is None else self.scale
         products = loss.products()
-        runs = [lissa(gradient, products, self.ridge, scale, self.iterations) for _ in range(self.restarts)]
+        try:
+            runs = [lissa(gradient, products, self.ridge, scale, self.iterations) for _ in range(self.restarts)]
+        except FloatingPointError:
+            return none
         return torch.stack(runs).mean(0)
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -195,6 +199,11 @@ class CNS(NoisyPhase):
     def _comparison(self, loss: RetainedLoss, weights: Sequence[nn.Parameter]) -> dict[str, Any]:
         smallest, largest = self._curvature(loss, weights)
         published = published_sensitivity(self.radius, self.ridge, smallest, self.hessian_lipschitz)
+        if smallest + self.ridge <= 0:
+            rank_zero_warn(
+                f"at the weights with noise the loss curves down by {-smallest:.1g}; where ridge = {self.ridge:g} does "
+                "not make up for it, CNS takes no Newton step and is output perturbation; raise ridge above that"
+            )
         rank_zero_info(f"CNS: published sensitivity {published}, diameter {2 * self.radius:g}, which is certified")
         return {
             "measured_at": "the weights with noise, by power iteration: an estimate, not a bound",

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -149,16 +150,23 @@ def test_curvature_is_that_of_the_exact_hessian(tmp_path):
     assert operator.measured[0] == pytest.approx(exact[0].item(), abs=1e-3)
 
 
-def test_too_small_a_ridge_is_refused_before_the_first_step(tmp_path):
-    class Valley(Module):
-        """Curves down by 2."""
+class Valley(Module):
+    """Curves down by 2."""
 
-        def training_step(self, batch, index):
-            return -sum((p**2).sum() for p in self.parameters())
+    def training_step(self, batch, index):
+        return -sum((p**2).sum() for p in self.parameters())
 
-    with pytest.raises(MisconfigurationException, match=r"curves down by 2, so with ridge = 1 .* raise ridge"):
-        fit(tmp_path, CNS(ridge=1.0), module=Valley())
-    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+@pytest.mark.parametrize("options", [{"ridge": 1.0}, {"ridge": 10.0, "scale": 1e-3}], ids=["no minimum", "divergence"])
+def test_without_a_step_the_run_goes_on_as_output_perturbation(options, tmp_path):
+    """Ending it would tell, without noise, how the trained weights curve."""
+    operator = CNS(**options)
+    with pytest.warns(UserWarning, match="curves down by 2") if options["ridge"] < 2 else nullcontext():
+        fit(tmp_path, operator, module=Valley())
+    assert operator.released
+    record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
+    assert record["curvature"]["smallest"] == pytest.approx(-2, abs=1e-3)
+    assert json.loads((tmp_path / "unlearned" / "certificate.json").read_text())["issued"] is True
 
 
 def test_batches_that_mark_forget_pixels_are_refused(tmp_path):
