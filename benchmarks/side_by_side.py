@@ -14,7 +14,7 @@ from erode.benchmark.tables import markdown
 from erode.files import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "side_by_side.md"
-START, END = "<!-- generated: tables -->\n", "<!-- end -->\n"
+START, END = "<!-- measured: tables -->\n", "<!-- measured: end -->\n"
 
 
 def main(run: Path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from ..pictures import COLOURS, INK, new_figure, save_figure
-from .tables import cells_of
+from .tables import axes_of, cells_of
 
 MARKERS = "osD^vP*X<>h"
 """Eleven, which shares no factor with the number of colours, so that 66 methods stay apart."""
@@ -105,11 +105,12 @@ def collapse_figure(results: pd.DataFrame) -> Figure | None:
     """
     if results.empty:
         return None
-    certified = results[results["guarantee"] == "certified"]
-    exact = results[results["method"] == BEST]
-    if certified.empty or exact.empty:
+    pair = [*axes_of(results), "seed"]
+    exact = results.loc[results["method"] == BEST, [*pair, "dice_lesion"]]
+    certified = results[results["guarantee"] == "certified"].merge(exact, on=pair, suffixes=("", "_exact"))
+    if certified.empty:
         return None
-    best = exact.groupby("parameters")["dice_lesion"].mean()
+    certified["lost"] = certified["dice_lesion_exact"] - certified["dice_lesion"]
     epsilons, sizes = sorted(certified["epsilon_certified"].unique()), sorted(certified["parameters"].unique())
     if len(epsilons) * len(sizes) < 2:
         return None
@@ -117,7 +118,7 @@ def collapse_figure(results: pd.DataFrame) -> Figure | None:
     def panel(axis: Axes, runs: pd.DataFrame) -> None:
         loss = np.full((len(sizes), len(epsilons)), np.nan)
         for (epsilon, size), part in runs.groupby(["epsilon_certified", "parameters"]):
-            loss[sizes.index(size), epsilons.index(epsilon)] = best.get(size, np.nan) - part["dice_lesion"].mean()
+            loss[sizes.index(size), epsilons.index(epsilon)] = part["lost"].mean()
         axis.imshow(loss, cmap="RdYlGn_r", vmin=-0.2, vmax=0.2, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(loss):
             axis.text(column, row, "" if math.isnan(value) else f"{value:+.3f}", ha="center", va="center", fontsize=8)
@@ -127,7 +128,9 @@ def collapse_figure(results: pd.DataFrame) -> Figure | None:
         axis.set_ylabel("parameters", fontsize=8)
 
     panels = [(str(runs["title"].iloc[0]), runs) for _, runs in certified.groupby("method", sort=False)]
-    return _panels(panels, panel, "Lesion Dice lost against exact retraining (mean over seeds and data).", legend=False)
+    return _panels(
+        panels, panel, "Lesion Dice lost against exact retraining with the same data and seed (mean).", legend=False
+    )
 
 
 def _panels(
@@ -195,11 +198,10 @@ def _interval(values: pd.Series[float]) -> tuple[float, float]:
 def _log(out: Path, cell: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
     """What the monitor of one row wrote, or None."""
     name = "_".join(str(row[axis]) for axis in cell.columns[: list(cell.columns).index("method")]) or "all"
-    logs = sorted(
-        (out / "cells" / name / "logs" / f"{row['method']}-seed{row['seed']}").glob("*/spurious_information.csv")
-    )
+    folder = out / "cells" / name / "logs" / f"{row['method']}-seed{row['seed']}"
+    logs = list(folder.glob("version_*/spurious_information.csv"))
     if not logs:
         return None
-    log = pd.read_csv(logs[-1])
+    log = pd.read_csv(max(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))))
     current = log[log["weights"] == "current"]
     return current.assign(method=row["method"], title=row["title"])
