@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from erode.benchmark.tables import markdown
-from erode.files import write_atomically
+from erode.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "side_by_side.md"
 START, END = "<!-- measured: tables -->\n", "<!-- measured: end -->\n"
@@ -21,8 +21,7 @@ def main(run: Path) -> None:
     tables = markdown(pd.read_csv(run / "results.csv"), pd.read_csv(run / "timings.csv"))
     head, rest = PAGE.read_text(encoding="utf-8").split(START)
     tail = rest.split(END)[1]
-    text = f"{head}{START}{tables}\n{END}{tail}"
-    write_atomically(PAGE, lambda path: path.write_text(text, encoding="utf-8"))  # type: ignore[arg-type,return-value]
+    write_text(PAGE, f"{head}{START}{tables}\n{END}{tail}")
 
 
 if __name__ == "__main__":

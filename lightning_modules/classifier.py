@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from monai.networks.nets import DenseNet
 from torch import Tensor, nn
@@ -15,12 +14,13 @@ from torch import Tensor, nn
 from ..batch import check_batch
 from ..files import digest_of
 from ..objectives import ERM, ClassificationObjective
+from .evaluated import EvaluatedModule
 from .image_evaluation import ImageEvaluation
 from .optimisation import with_schedule
 from .training_set import read_training_set
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(EvaluatedModule):
     """Train and evaluate an image classifier on the batches of :mod:`erode.batch`, by any objective.
 
     It reads ``image``, ``label``, ``flag``, ``id`` and ``counted``, and no mask: the zero point of spatial specificity,
@@ -48,6 +48,9 @@ class ImageClassifier(LightningModule):
         >>> ImageClassifier(num_classes=3)(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 3])
     """
+
+    validation: ImageEvaluation
+    testing: ImageEvaluation
 
     def __init__(
         self,
@@ -87,15 +90,6 @@ class ImageClassifier(LightningModule):
         self._progress: dict[str, Any] | None = None
         self._batch_checked = False
 
-    def setup(self, stage: str) -> None:
-        """Refuse data of other classes before anything is read."""
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
-        if names is not None and len(names) != self.num_classes:
-            raise ValueError(
-                f"the data have {len(names)} classes {list(names)}, the model {self.num_classes}; "
-                f"set num_classes={len(names)} and, if given, as many class_names"
-            )
-
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``[B, K]`` of images ``[B, C, *spatial]``."""
         return self.network(image)  # type: ignore[no-any-return]
@@ -132,26 +126,17 @@ class ImageClassifier(LightningModule):
         self._initial = None
         self.trainer.strategy.setup_optimizers(self.trainer)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Add a batch to the validation metrics; returns the logits."""
-        return self._evaluate(self.validation, batch)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Add a batch to the test metrics; returns the logits."""
-        return self._evaluate(self.testing, batch)
+    def evaluate(self, metrics: ImageEvaluation, batch: dict[str, Any]) -> Tensor:
+        """Add a batch to the metrics; returns the logits."""
+        self._check_once(batch)
+        logits = self._checked(self(batch["image"]), batch["image"])
+        metrics.update(logits, batch)
+        return logits
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Class ``[B]`` and probabilities ``[B, K]`` of the images, with their ids."""
         probabilities = self(batch["image"]).float().softmax(1)
         return {"id": batch["id"], "prediction": probabilities.argmax(1), "probability": probabilities}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_all("val", self.validation)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_all("test", self.testing)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and, if asked for, its scheduler over the steps of this stage."""
@@ -189,17 +174,6 @@ class ImageClassifier(LightningModule):
             classes: Tensor = self(image).argmax(1)
         self.network.train(mode)
         return classes
-
-    def _evaluate(self, evaluation: ImageEvaluation, batch: dict[str, Any]) -> Tensor:
-        self._check_once(batch)
-        logits = self._checked(self(batch["image"]), batch["image"])
-        evaluation.update(logits, batch)
-        return logits
-
-    def _log_all(self, prefix: str, evaluation: ImageEvaluation) -> None:
-        for name, value in evaluation.compute().items():
-            self.log(f"{prefix}/{name}", value.float(), sync_dist=True)
-        evaluation.reset()
 
     def _check_once(self, batch: dict[str, Any]) -> None:
         if not self._batch_checked:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..batch import check_batch
 from ..files import digest_of
 from ..losses import RoleLoss
+from .evaluated import EvaluatedModule
 from .evaluation import Evaluation
 from .optimisation import with_schedule
 
@@ -22,7 +22,7 @@ DIVISOR = 8
 """Image sides that the default network can take are multiples of this."""
 
 
-class SegmentationModule(LightningModule):
+class SegmentationModule(EvaluatedModule):
     """Train, evaluate and apply a segmentation network on batches of :mod:`erode.batch`.
 
     Args:
@@ -47,6 +47,9 @@ class SegmentationModule(LightningModule):
         >>> SegmentationModule(num_classes=3)(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 3, 64, 64])
     """
+
+    validation: Evaluation
+    testing: Evaluation
 
     def __init__(
         self,
@@ -90,15 +93,6 @@ class SegmentationModule(LightningModule):
         self.testing = Evaluation(names, positive, bootstrap)
         self._batch_checked = False
 
-    def setup(self, stage: str) -> None:
-        """Refuse data of other classes before anything is read."""
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
-        if names is not None and len(names) != self.num_classes:
-            raise ValueError(
-                f"the data have {len(names)} classes {list(names)}, the model {self.num_classes}; "
-                f"set num_classes={len(names)} and, if given, as many class_names"
-            )
-
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
         if self._window is None or self.training or not self._exceeds_patch(image):
@@ -118,26 +112,17 @@ class SegmentationModule(LightningModule):
         self.log("train/loss", loss, batch_size=len(batch["image"]))
         return loss  # type: ignore[no-any-return]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Add a batch to the validation metrics; returns the logits."""
-        return self._evaluate(self.validation, batch)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Add a batch to the test metrics; returns the logits."""
-        return self._evaluate(self.testing, batch)
+    def evaluate(self, metrics: Evaluation, batch: dict[str, Any]) -> Tensor:
+        """Add a batch to the metrics; returns the logits."""
+        self._check_once(batch)
+        logits = self._checked(self(batch["image"]), batch["image"])
+        metrics.update(logits, batch)
+        return logits
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Class map and probabilities of each image, with its id."""
         probabilities = self(batch["image"]).float().softmax(1)
         return {"id": batch["id"], "prediction": probabilities.argmax(1), "probability": probabilities}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_all("val", self.validation)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_all("test", self.testing)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and, if asked for, its scheduler."""
@@ -154,17 +139,6 @@ class SegmentationModule(LightningModule):
             "optimizer": " ".join(str(self._make_optimizer(self.parameters())).split()),
             "lr_scheduler": self._make_scheduler if isinstance(self._make_scheduler, str | None) else "given",
         }
-
-    def _evaluate(self, evaluation: Evaluation, batch: dict[str, Any]) -> Tensor:
-        self._check_once(batch)
-        logits = self._checked(self(batch["image"]), batch["image"])
-        evaluation.update(logits, batch)
-        return logits
-
-    def _log_all(self, prefix: str, evaluation: Evaluation) -> None:
-        for name, value in evaluation.compute().items():
-            self.log(f"{prefix}/{name}", value.float(), sync_dist=True)
-        evaluation.reset()
 
     def _check_once(self, batch: dict[str, Any]) -> None:
         if not self._batch_checked:

@@ -28,6 +28,7 @@ TOP = {
     "erode.operators",
     "erode.planning",
     "erode.protocols",
+    "erode.row_trainer",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import math
 import shutil
 import time
@@ -21,6 +20,7 @@ from .datamodules import MaskDataModule, SyntheticDermoscopy
 from .forget_atoms import loss_attack
 from .lightning_modules import SegmentationModule
 from .methods import METHODS, Method, MethodName, Task
+from .row_trainer import row_trainer
 from .rows import claim, number, stored
 from .weights import load_weights, save_weights
 
@@ -75,7 +75,6 @@ class Experiment:
         self.delta = delta
         self.validations = validations
         self.wandb_group = wandb_group
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
         self.data.prepare_data()
         self.settings = self._settings()
         claim(out, self.settings, "comparison")
@@ -164,11 +163,10 @@ class Experiment:
         return ExposureLedger(folder / "first" / "ledger.json", folder=folder)
 
     def _trainer(self, name: MethodName, seed: int, callbacks: list[Callback], steps: int) -> Trainer:
-        batches = len(self.data.train_dataloader())
-        validations: dict[str, Any] = {"check_val_every_n_epoch": None, "val_check_interval": steps + 1}
+        validations: dict[str, Any] = {}
         if self.validations:
             callbacks = [*callbacks, SpuriousInformationMonitor(self.data.num_classes)]
-            validations["val_check_interval"] = max(1, steps // self.validations)
+            validations = {"val_check_interval": max(1, steps // self.validations), "num_sanity_val_steps": -1}
         loggers: list[Logger] = [CSVLogger(self.out / "logs", name=f"{name}-seed{seed}")]
         if self.wandb_group is not None:
             loggers.append(
@@ -179,20 +177,15 @@ class Experiment:
                     config={"method": name, "seed": seed, **self.settings},
                 )
             )
-        return Trainer(
-            accelerator=self.accelerator,
-            devices=1,
+        return row_trainer(
+            self.data,
+            steps,
+            self.out,
+            self.accelerator,
             precision=self.precision,
-            max_steps=steps,
-            max_epochs=math.ceil(steps / batches),  # more than enough; for the progress bar
             callbacks=callbacks,
             logger=loggers,
-            default_root_dir=self.out,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=-1 if self.validations else 0,
-            log_every_n_steps=10,
-            **validations,  # otherwise nothing is chosen on the way, so nothing is validated either
+            **validations,
         )
 
     def _finish_logs(self, trainer: Trainer) -> None:

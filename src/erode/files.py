@@ -35,10 +35,19 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
+def write_text(path: str | Path, text: str) -> Path:
+    """Write text in UTF-8, atomically."""
+
+    def write(target: Path) -> None:
+        target.write_text(text, encoding="utf-8")
+
+    return write_atomically(path, write)
+
+
 def write_json(path: str | Path, content: Any) -> Path:
     """Write JSON for people: indented, keys in the order given, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomically(path, lambda target: _write_text(target, text))
+    return write_text(path, text)
 
 
 def digest_of(content: Any) -> str:
@@ -70,10 +79,6 @@ def fresh_folder(parent: str | Path, name: str) -> Path:
             number += 1
         else:
             return folder
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _umask() -> int:

@@ -9,7 +9,7 @@ from typing import get_args
 
 from rich.table import Column, Table
 
-from .files import write_atomically
+from .files import write_text
 from .operator_card import FAMILIES, REQUESTS, Guarantee, Manipulation, Need, OperatorCard
 
 Cards = Mapping[str, OperatorCard]
@@ -149,15 +149,8 @@ def write_pages(folder: Path, cards: Cards) -> list[Path]:
         text = page.read_text(encoding="utf-8")
         new = filled(text, cards)
         if new != text:
-            changed.append(_write(page, new))
+            changed.append(write_text(page, new))
     return changed
-
-
-def _write(page: Path, text: str) -> Path:
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
-
-    return write_atomically(page, write)
 
 
 def _linked(paper: str) -> str:

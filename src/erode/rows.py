@@ -64,7 +64,7 @@ def _alone(path: Path) -> Iterator[None]:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-        lock.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)  # only once the row is there: where it failed, others may wait on this very file
 
 
 def number(value: float) -> float | None:

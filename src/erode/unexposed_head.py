@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer
 from monai.networks.layers import Conv
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from .datamodules import MaskDataModule
 from .lightning_modules import PixelHead, SegmentationModule
 from .lightning_modules.segmentation import default_network
 from .masks import View
+from .row_trainer import row_trainer
 from .weights import load_weights, save_weights
 
 CHANNELS = 16
@@ -44,7 +44,7 @@ def unexposed_head(
     file = folder / "encoder.safetensors"
     encoder = default_network(CHANNELS, images.ndim - 2, images.shape[1])
     if not file.exists():
-        _train(encoder, images, data, steps, accelerator)
+        _train(encoder, images, data, steps, folder, accelerator)
         save_weights(encoder, file)
     load_weights(encoder, file)
     data.serve(before)
@@ -61,21 +61,11 @@ def unexposed_head(
     )
 
 
-def _train(encoder: nn.Module, like: Tensor, data: MaskDataModule, steps: int, accelerator: str) -> None:
+def _train(encoder: nn.Module, like: Tensor, data: MaskDataModule, steps: int, folder: Path, accelerator: str) -> None:
     """Train the encoder as all but the last layer of a segmentation network."""
     last = Conv[Conv.CONV, like.ndim - 2](CHANNELS, data.num_classes, 1)
     module = SegmentationModule(
         nn.Sequential(encoder, last), num_classes=data.num_classes, class_names=data.class_names
     )
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_steps=steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
+    trainer = row_trainer(data, steps, folder, accelerator, logger=False, enable_progress_bar=False)
     trainer.fit(module, datamodule=data)

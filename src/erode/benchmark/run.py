@@ -11,7 +11,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..experiment import Row
-from ..files import write_atomically, write_json
+from ..files import write_json, write_text
 from .figures import draw_figures
 from .grid import Cell, read_grid
 from .tables import markdown, write_tables
@@ -51,7 +51,7 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
         if _is_done(cell, folder):
             continue
         experiment = cell.experiment(folder, out.name if wandb else None)
-        write_atomically(folder / "config.yaml", lambda path, cell=cell: _dump(path, cell))  # type: ignore[misc]
+        write_text(folder / "config.yaml", yaml.safe_dump(cell.config, sort_keys=False, allow_unicode=True))
         print(f"{cell.name}:", flush=True)
         for seed in cell.seeds:
             for method in cell.methods:
@@ -97,7 +97,7 @@ def write_results(cells: list[Cell], out: Path) -> tuple[pd.DataFrame, pd.DataFr
                     times.append({**key, "seconds": row["seconds"]})
     results, timings = pd.DataFrame(rows), pd.DataFrame(times)
     for frame, name in ((results, "results.csv"), (timings, "timings.csv")):
-        write_atomically(out / name, lambda path, frame=frame: frame.to_csv(path, index=False))  # type: ignore[misc]
+        write_text(out / name, frame.to_csv(index=False))
     return results, timings
 
 
@@ -132,7 +132,3 @@ def _is_of(cell: Cell, folder: Path) -> bool:
 
 def _path(folder: Path, method: str, seed: int) -> Path:
     return folder / "rows" / f"{method}-seed{seed}.json"
-
-
-def _dump(path: Path, cell: Cell) -> None:
-    path.write_text(yaml.safe_dump(cell.config, sort_keys=False, allow_unicode=True), encoding="utf-8")

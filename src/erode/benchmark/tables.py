@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..comparison import COLUMNS
 from ..comparison_report import mean_and_sd
-from ..files import write_atomically
+from ..files import write_text
 
 IDENTITY = ("method", "title", "seed")
 """Columns of the results file that follow the axes."""
@@ -87,7 +87,7 @@ def latex(results: pd.DataFrame, timings: pd.DataFrame) -> str:
 def write_tables(results: pd.DataFrame, timings: pd.DataFrame, out: Path) -> None:
     """Write ``tables.md`` and ``tables.tex``."""
     for name, text in (("tables.md", markdown(results, timings)), ("tables.tex", latex(results, timings))):
-        write_atomically(out / name, lambda path, text=text: _write(path, text))  # type: ignore[misc]
+        write_text(out / name, text + "\n")
 
 
 def _promise(runs: pd.DataFrame) -> str:
@@ -110,7 +110,3 @@ def _escaped(text: str) -> str:
     ):  # fmt: skip
         text = text.replace(sign, command)
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,7 +96,6 @@ def classify(
     names = data.class_names
     model = model or functools.partial(SegmentationModule, class_names=names, num_classes=len(names))
     classifier = classifier or functools.partial(ImageClassifier, class_names=names, num_classes=len(names))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
     _check_order(arms)
     data.prepare_data()
     positive = _check_models(model(), classifier())

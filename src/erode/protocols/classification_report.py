@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ..comparison_report import mean_and_sd
-from ..files import write_atomically
+from ..files import write_text
 from ..metrics import Proportion
 from ..pictures import COLOURS, INK, new_figure, save_figure
 
@@ -46,9 +46,9 @@ def write_report(out: Path, rows: Sequence[Row], positive: str) -> str:
         The Markdown page.
     """
     page = "\n\n".join([curve_table(rows), f"Recall of class “{positive}”.", *subgroup_tables(rows)]) + "\n"
-    write_atomically(out / "classification.md", lambda path: _write(path, page))
-    write_atomically(out / "classification.csv", lambda path: _write(path, _metrics_csv(rows)))
-    write_atomically(out / "subgroups.csv", lambda path: _write(path, _subgroups_csv(rows)))
+    write_text(out / "classification.md", page)
+    write_text(out / "classification.csv", _metrics_csv(rows))
+    write_text(out / "subgroups.csv", _subgroups_csv(rows))
     save_figure(curve_figure(rows), out / "classification.png")
     return page
 
@@ -184,7 +184,3 @@ def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     writer.writerow(head)
     writer.writerows(lines)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
 from ..datamodules import MaskDataModule
+from ..row_trainer import row_trainer
 from ..rows import number
 
 
@@ -36,21 +35,8 @@ def train_and_evaluate(
     Returns:
         ``metrics`` without prefix, None where undefined, and ``seconds`` of training.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same hints once per row help nobody
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_steps=steps,
-        max_epochs=math.ceil(steps / len(data.train_dataloader())),  # more than enough; for the progress bar
-        logger=CSVLogger(folder.parent, name=folder.name),
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=None,  # nothing is chosen on the way, so nothing is validated either
-        val_check_interval=steps + 1,
-        log_every_n_steps=10,
-    )
+    logger = CSVLogger(folder.parent, name=folder.name)
+    trainer = row_trainer(data, steps, folder, accelerator, logger=logger)
     started = time.monotonic()
     trainer.fit(module, datamodule=data)
     seconds = time.monotonic() - started

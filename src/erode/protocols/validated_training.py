@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from ..datamodules import MaskDataModule
+from ..row_trainer import row_trainer
 from ..weights import load_weights, save_weights
 
 
@@ -45,18 +46,15 @@ def fit_best(module: LightningModule, data: MaskDataModule, folder: Path, run: R
     """
     shutil.rmtree(folder, ignore_errors=True)  # what a run that was cut short left behind; no row, no run
     best = ModelCheckpoint(folder, "best", monitor="val/auroc", mode="max", save_weights_only=True)
-    trainer = Trainer(
-        accelerator=run.accelerator,
-        devices=1,
-        max_steps=run.steps,
-        max_epochs=math.ceil(run.steps / len(data.train_dataloader())),  # more than enough; for the progress bar
+    trainer = row_trainer(
+        data,
+        run.steps,
+        folder,
+        run.accelerator,
         callbacks=[best],
         logger=CSVLogger(folder, name="", version=""),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=None,
+        enable_checkpointing=True,
         val_check_interval=math.ceil(run.steps / run.validations),
-        log_every_n_steps=10,
     )
     trainer.fit(module, datamodule=data)
     load_weights(module, best.best_model_path)

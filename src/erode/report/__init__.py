@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import write_atomically
+from ..files import write_text
 from .comparison import comparison_sections
 from .page import page
 from .run import run_sections
@@ -50,8 +50,4 @@ def report(run: Path, out: Path | None = None) -> Path:
         )
     kind = "Comparison" if compares else "Run"
     content = page(f"{kind}: {run.resolve().name}", sections, missing)
-    return write_atomically(out, lambda target: _write(target, content))
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")
+    return write_text(out, content)
