@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,22 +164,21 @@ class CNS(NoisyPhase):
         """``(H + λI)⁻¹`` times the gradient of the ridged retained loss, a vector ``[d]``.
 
         Zero where the approximation has no minimum, or LiSSA does not find it: the weights hold no noise yet, so
-        whether a run goes on must not depend on them. The certificate holds for any step within the ball.
+        neither whether a run goes on nor the products it counts may depend on them. The certificate holds for any step
+        within the ball.
         """
         smallest, largest = self._curvature(loss, weights)
-        none = torch.zeros(sum(w.numel() for w in weights), device=weights[0].device)
-        if smallest + self.ridge <= 0:
-            return none
         with torch.no_grad():
             pull = flatten([w - anchor for w, anchor in zip(weights, self._theta_0, strict=True)])
         gradient = loss.gradient() + self.ridge * pull
         scale = MARGIN * (max(largest, 0.0) + self.ridge) if self.scale is None else self.scale
         products = loss.products()
-        try:
-            runs = [lissa(gradient, products, self.ridge, scale, self.iterations) for _ in range(self.restarts)]
-        except FloatingPointError:
-            return none
-        return torch.stack(runs).mean(0)
+        runs = []
+        for _ in range(self.restarts):
+            with suppress(FloatingPointError):
+                runs.append(lissa(gradient, products, self.ridge, scale, self.iterations))
+        found = smallest + self.ridge > 0 and len(runs) == self.restarts
+        return torch.stack(runs).mean(0) if found else torch.zeros_like(gradient)
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """State by what it is certified."""

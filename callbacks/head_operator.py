@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -46,6 +46,9 @@ class HeadOperator(CertifiedOperator, base=True):
     view = View.RETAIN
     objective_batch_size: int | None = None
     """Smallest batch of the objective; None where batches do not matter."""
+
+    fixed_effort: ClassVar[bool] = True
+    """Whether the passes over the data are as many for any start; else their number would tell of it: left out."""
 
     def __init__(
         self,
@@ -116,7 +119,8 @@ class HeadOperator(CertifiedOperator, base=True):
         device = objective.batches[0].features.device
         moved = self.move(objective, head.detach().to(device, torch.float64))
         loader: Any = trainer.train_dataloader
-        self._record["evaluations_beside_steps"] = round(objective.read / (loader.batch_size or 1))
+        passes = round(objective.read / (loader.batch_size or 1))
+        self._record["evaluations_beside_steps"] = passes if self.fixed_effort else None
         if moved is not None:
             with torch.no_grad():
                 head.copy_(trainer.strategy.broadcast(moved.cpu()).to(head.device))

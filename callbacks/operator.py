@@ -223,6 +223,7 @@ class UnlearningOperator(Callback):
         planned = trainer.estimated_stepping_batches
         steps = trainer.global_step - self._record["first_step"]
         evaluations = steps * trainer.accumulate_grad_batches * self.card.evaluations_per_step
+        beside = self._record.get("evaluations_beside_steps", 0)
         write_json(
             folder / "unlearning.json",
             {
@@ -230,7 +231,7 @@ class UnlearningOperator(Callback):
                 "completed": True,
                 "released_weights": weights_digest(pl_module),
                 "steps": steps,
-                "gradient_evaluations": round(evaluations + self._record.get("evaluations_beside_steps", 0)),
+                "gradient_evaluations": None if beside is None else round(evaluations + beside),
                 "planned_steps": int(planned) if math.isfinite(planned) else None,
                 "seconds": round(time.monotonic() - self._started, 3),
                 "software": {

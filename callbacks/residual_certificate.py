@@ -64,6 +64,8 @@ class ResidualCertificate(HeadOperator):
         page="residual_certificate.md",
     )
 
+    fixed_effort = False  # it minimises from the trained head
+
     def __init__(
         self,
         epsilon: float | None = 1.0,

@@ -72,4 +72,4 @@ def test_heads_share_an_encoder_that_never_saw_a_label(experiment):
         assert all(torch.equal(state[f"network.encoder.{key}"], value) for key, value in encoder.items())
     assert evaluations["newton_step"] == 2 * 24 / 4  # a gradient and a Hessian over all images, in batches of 4
     assert evaluations["projected_noisy_sgd"] == 100 * 24 / 4
-    assert evaluations["residual_certificate"] > evaluations["newton_step"]
+    assert evaluations["residual_certificate"] is None  # it depends on the trained head

@@ -83,7 +83,7 @@ def extreme_eigenvalue(product: Product, start: Tensor, iterations: int) -> floa
         quotient = float(vector @ image)
         norm = image.norm()
         if float(norm) == 0:
-            break
+            continue  # as many products as ever: their number is recorded, and must not tell of the weights
         vector = image / norm
     return quotient
 

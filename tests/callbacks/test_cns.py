@@ -159,13 +159,17 @@ class Valley(Module):
 
 @pytest.mark.parametrize("options", [{"ridge": 1.0}, {"ridge": 10.0, "scale": 1e-3}], ids=["no minimum", "divergence"])
 def test_without_a_step_the_run_goes_on_as_output_perturbation(options, tmp_path):
-    """Ending it would tell, without noise, how the trained weights curve."""
+    """Ending it, or another count of products, would tell without noise how the trained weights curve."""
+    fit(tmp_path / "with", CNS(ridge=10.0), module=Valley())
+    usual = json.loads((tmp_path / "with" / "unlearned" / "unlearning.json").read_text())
     operator = CNS(**options)
     with pytest.warns(UserWarning, match="curves down by 2") if options["ridge"] < 2 else nullcontext():
         fit(tmp_path, operator, module=Valley())
     assert operator.released
     record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
     assert record["curvature"]["smallest"] == pytest.approx(-2, abs=1e-3)
+    for count in ("hessian_vector_products", "gradient_evaluations"):
+        assert record[count] == usual[count]
     assert json.loads((tmp_path / "unlearned" / "certificate.json").read_text())["issued"] is True
 
 

@@ -114,8 +114,9 @@ def test_a_run_ends_in_a_certificate_that_is_verified_with_its_weights(name, mod
     assert content["exposed"] == {"d": 10, "parameters": {"network.head": [2, 5]}}
     record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
     assert record["guarantee"] == "certified"
-    passes = {"newton": 2, "sgd": 9}.get(name, record["gradient_evaluations"] * 5 / IMAGES)
-    assert record["gradient_evaluations"] == round(passes * IMAGES / 5) > 0  # in batches of 5
+    # In batches of 5. How often the residual is minimised depends on the trained head, so nobody is told.
+    passes = {"newton": 2, "sgd": 9}.get(name)
+    assert record["gradient_evaluations"] == (None if passes is None else round(passes * IMAGES / 5))
     assert "initial_weights" not in record
     assert not torch.equal(before, made.head)
     frozen = encoder().state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def table_of(cell: pd.DataFrame, timings: pd.DataFrame) -> list[list[str]]:
         title = str(runs["title"].iloc[0])
         if len(runs) < repetitions:
             title += f" ({len(runs)} of {repetitions} seeds)"
-        lines.append([title, _promise(runs), *cells, f"{effort:,.0f}", f"{seconds:.0f}"])
+        spent = "–" if math.isnan(effort) else f"{effort:,.0f}"
+        lines.append([title, _promise(runs), *cells, spent, f"{seconds:.0f}"])
     return lines
 
 
