@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .chunks import Chunk, cut
+from .keystream import KEY_BYTES, KeyStream
 from .ziggurat import standard_normal
 
-_CPU_CHUNK, _DEVICE_CHUNK = 2**15, 2**18
-"""Numbers drawn at once with a key of their own: part of what is drawn, and bounds what is held beside the weights."""
+_CPU_CHUNK, _DEVICE_CHUNK = 2**15, 2**21
+"""Numbers drawn at once with a key of their own: part of what is drawn, and bounds what is held beside the weights.
+
+On a GPU 24 MB: what its host has to launch costs more than that.
+"""
 
 
 class KeyedNoise:
@@ -26,10 +31,10 @@ class KeyedNoise:
     has a generator of its own, keyed with a BLAKE2b hash of secret, step and number of the chunk, and draws in double
     precision: single-precision normals end at 5.8 σ, which δ = 1e-7 can notice.
 
-    On a CUDA device the generator is torch's Philox with its 64-bit seed; on the CPU NumPy's Philox with a
-    128-bit key, because torch's CPU generator keeps only 32 bits of its seed: among 10,000 draws two would be
-    the same with probability 1 %, and trying all seeds would strip the noise. Neither is a cryptographic
-    generator. Draws on GPUs of different models can differ; the noisy phase checks that ranks agree.
+    On the CPU the generator is AES, a cryptographic one. On a CUDA device it is torch's Philox with its 64-bit seed,
+    which is not, but lets the host wait for nothing. (Torch's CPU generator keeps only 32 bits of its seed: among
+    10,000 draws two would be the same with probability 1 %, and trying all seeds would strip the noise.) Draws on GPUs
+    of different models can differ; the noisy phase checks that ranks agree.
 
     Args:
         secret: of any length up to 64 bytes; never stored, printed or pickled.
@@ -43,6 +48,10 @@ class KeyedNoise:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._tensors: list[Tensor] = []
+        self._places: list[int] = []
+        self._chunks: list[Chunk] = []
+        self._generator: torch.Generator | None = None
 
     def add_(self, tensors: Sequence[Tensor], step: int, scale: float) -> None:
         """Add N(0, scale²) to each tensor, in place, a bounded piece at a time: no copy of the tensors is made.
@@ -52,20 +61,35 @@ class KeyedNoise:
             step: the draw, counted from 0.
             scale: σ.
         """
-        on_cpu = tensors[0].device.type == "cpu"
-        chunks = _chunks(tensors, _CPU_CHUNK if on_cpu else _DEVICE_CHUNK)
+        chunks = self._cut(tensors)
         keys = [self._key(step, index) for index in range(len(chunks))]
-        (_add_on_cpu if on_cpu else _add_on_device)(chunks, keys, scale)
+        device = tensors[0].device
+        if device.type == "cpu":
+            _add_on_cpu(chunks, keys, scale)
+            return
+        if self._generator is None or self._generator.device != device:
+            self._generator = torch.Generator(device)
+        _add_on_device(chunks, keys, scale, self._generator)
 
     def draw(self, like: Sequence[Tensor], step: int) -> list[Tensor]:
         """The noise alone: one tensor of N(0, 1) for each of ``like``, in its shape and dtype and on its device."""
         drawn = [torch.zeros_like(tensor, requires_grad=False) for tensor in like]
         self.add_(drawn, step, 1.0)
+        self._tensors, self._chunks = [], []  # else what was drawn would stay as long as this object
         return drawn
 
-    def _key(self, step: int, index: int) -> int:
+    def _cut(self, tensors: Sequence[Tensor]) -> list[Chunk]:
+        """As at the draw before, if it was for the same tensors: cutting costs a GPU's host as much as drawing."""
+        places = [tensor.data_ptr() for tensor in tensors]
+        same = len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors))
+        if not same or places != self._places:
+            size = _CPU_CHUNK if tensors[0].device.type == "cpu" else _DEVICE_CHUNK
+            self._tensors, self._places, self._chunks = list(tensors), places, cut(tensors, size)
+        return self._chunks
+
+    def _key(self, step: int, index: int) -> bytes:
         text = f"{step} {index}".encode()
-        return int.from_bytes(hashlib.blake2b(text, key=self._secret, digest_size=16).digest(), "little")
+        return hashlib.blake2b(text, key=self._secret, digest_size=KEY_BYTES).digest()
 
     def __repr__(self) -> str:
         return "KeyedNoise(secret not shown)"
@@ -93,21 +117,15 @@ def shared_secret(broadcast: Callable[[bytes], bytes], seed: int | None = None) 
     return broadcast(secrets.token_bytes(32))
 
 
-def _add_on_cpu(chunks: Sequence[Sequence[Tensor]], keys: Sequence[int], scale: float) -> None:
-    """Draw with NumPy, on as many threads as torch may use: a chunk's stream is its own, whoever draws it."""
+def _add_on_cpu(chunks: Sequence[Chunk], keys: Sequence[bytes], scale: float) -> None:
+    """Draw on as many threads as torch may use: a chunk's stream is its own, whoever draws it."""
     threads = min(torch.get_num_threads(), len(chunks))
 
     def add(first: int) -> None:
-        philox = np.random.Philox(key=0)
-        random, start = np.random.Generator(philox), philox.state
         for chunk, key in zip(chunks[first::threads], keys[first::threads], strict=True):
-            # As a new Philox(key=key), which would first ask the operating system for entropy that it does not use.
-            start["state"]["key"] = np.frombuffer(key.to_bytes(16, "little"), "<u8")
-            philox.state = start
-            rest = torch.from_numpy(standard_normal(random, sum(part.numel() for part in chunk)))
-            for part in chunk:
-                part.add_(rest[: part.numel()].view_as(part), alpha=scale)
-                rest = rest[part.numel() :]
+            drawn = torch.from_numpy(standard_normal(KeyStream(key), chunk.numel))
+            for part, noise in zip(chunk.parts, chunk.split(drawn), strict=True):
+                part.add_(noise, alpha=scale)
 
     if threads == 1:
         add(0)
@@ -116,41 +134,15 @@ def _add_on_cpu(chunks: Sequence[Sequence[Tensor]], keys: Sequence[int], scale: 
         list(pool.map(add, range(threads)))
 
 
-def _add_on_device(chunks: Sequence[Sequence[Tensor]], keys: Sequence[int], scale: float) -> None:
+def _add_on_device(chunks: Sequence[Chunk], keys: Sequence[bytes], scale: float, generator: torch.Generator) -> None:
     """Draw with torch's generator of the device and add fused; the host waits for nothing."""
-    device = chunks[0][0].device
-    # MPS has no double precision.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    generator = torch.Generator(device)
     for chunk, key in zip(chunks, keys, strict=True):
-        sizes = [part.numel() for part in chunk]
-        drawn = torch.empty(sum(sizes), dtype=dtype, device=device)
-        drawn.normal_(generator=generator.manual_seed(key & (2**63 - 1)))
-        noise = drawn.to(chunk[0].dtype).split(sizes)  # type: ignore[no-untyped-call]
-        torch._foreach_add_(list(chunk), [n.view_as(part) for n, part in zip(noise, chunk, strict=True)], alpha=scale)
+        generator.manual_seed(int.from_bytes(key, "little") & (2**63 - 1))
+        torch._foreach_add_(chunk.parts, _drawn(chunk, generator), alpha=scale)
 
 
-def _chunks(tensors: Iterable[Tensor], size: int) -> list[list[Tensor]]:
-    """Cut the one vector that the tensors are into chunks of ``size`` numbers of one dtype: views, each with no gap."""
-    chunks: list[list[Tensor]] = []
-    room = 0
-    for tensor in tensors:
-        rest = _flat(tensor.detach())
-        if rest.dim() > 1:
-            chunks.append([rest])
-            room = 0
-            continue
-        while len(rest):
-            if not room or rest.dtype != chunks[-1][0].dtype:
-                chunks.append([])
-                room = size
-            chunks[-1].append(rest[:room])
-            room, rest = room - len(chunks[-1][-1]), rest[room:]
-    return chunks
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """The numbers as they lie in memory, whatever the memory format; a tensor with gaps between them as it is."""
-    if not tensor.is_contiguous():
-        tensor = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
-    return tensor.view(-1) if tensor.is_contiguous() else tensor
+def _drawn(chunk: Chunk, generator: torch.Generator) -> list[Tensor]:
+    # MPS has no double precision.
+    dtype = torch.float32 if generator.device.type == "mps" else torch.float64
+    wide = torch.empty(chunk.numel, dtype=dtype, device=generator.device).normal_(generator=generator)
+    return list(chunk.split(wide.to(chunk.parts[0].dtype)))

@@ -230,7 +230,7 @@ class NoisyPhase(CertifiedOperator, base=True):
     def _hand_back_when_done(self, trainer: Trainer) -> None:
         if self._optimizer is None or self._taken < self.mechanism.steps:
             return
-        self._optimizer.check_untouched()
+        self._optimizer.settle()
         self._forget_buffers(trainer.lightning_module)
         self._check_frozen(trainer.lightning_module)
         _check_ranks_agree(trainer, self._optimizer)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from .finite import FiniteWatch, check_finite
+from .deferred import DeferredCheck
 
 Vector = Sequence[Tensor]
 """Tensors that together are one vector: weights, gradients or the anchor, in the same order."""
@@ -24,6 +25,12 @@ _MARGIN = 1 - 1e-5
 
 _CHUNK = 2**16
 """Numbers of a norm that the CPU widens to double precision at once."""
+
+_DEVICE_CHUNK = 2**21
+"""Numbers that a device copies together for a norm."""
+
+_LOOK_EVERY = 16
+"""Steps between two looks whether a CUDA device's weights are finite: what is not finite stays so."""
 
 
 class NoisySGD(Optimizer):
@@ -44,7 +51,7 @@ class NoisySGD(Optimizer):
     Raises:
         MisconfigurationException: at a step, if something else wrote the weights since the step before.
         FloatingPointError: for a step whose gradient was not finite: at that step, and on a CUDA device, which is not
-            made to wait, at the next step, a checkpoint or the hand-over, whichever comes first.
+            made to wait, some steps later, at a checkpoint or the hand-over, whichever comes first.
     """
 
     def __init__(
@@ -60,7 +67,8 @@ class NoisySGD(Optimizer):
         self._anchor = anchor
         self._update = update
         self._add_noise = add_noise
-        self._finite = FiniteWatch()
+        self._finite = DeferredCheck(_not_finite)
+        self._steps = 0
         self._versions = self._current_versions()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -73,27 +81,40 @@ class NoisySGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.check_untouched()
+        self._finite.poll()
+        self._check_untouched()
         with torch.no_grad():
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._weights]
-            self._update(self._weights, gradients, self._anchor)
-            # Whatever the update did, what is not finite stays so, whether scaled, averaged or noised. Single precision
-            # tells that too.
-            norms: list[Tensor] = list(torch._foreach_norm([p.detach() for p in self._weights]))
-            self._finite.note(torch.stack(norms).sum())
+            gradients = [p.grad for p in self._weights]
+            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(self._weights, gradients, strict=True)]
+            self._update(self._weights, whole, self._anchor)
+            if not self._weights[0].is_cuda or self._steps % _LOOK_EVERY == 0:
+                self._look()
             self._add_noise(self._weights)
+        self._steps += 1
         self._versions = self._current_versions()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing but the shown learning rate; refused for a step that was not finite, or was cut short."""
         # Between update and noise the weights have moved by what no account knows of: nobody may resume from there.
-        self.check_untouched()
+        self.settle()
         return super().state_dict()
 
-    def check_untouched(self) -> None:
-        """Refuse weights that something else wrote since the last step, or whose last step was not finite."""
+    def settle(self) -> None:
+        """Refuse weights that something else wrote since the last step, or one of whose steps was not finite."""
+        self._look()
         self._finite.settle()
+        self._check_untouched()
+
+    def _look(self) -> None:
+        # Whatever an update did, what is not finite stays so, whether scaled, averaged or noised.
+        if self._weights[0].is_cuda:
+            norm = vector_norm(self._weights)
+        else:  # single precision tells that too
+            norm = torch.stack(list(torch._foreach_norm([p.detach() for p in self._weights]))).sum()
+        self._finite.ask(~norm.isfinite())
+
+    def _check_untouched(self) -> None:
         if self._current_versions() != self._versions:
             raise MisconfigurationException(
                 "another callback or hook wrote the exposed weights between two certified steps, or a step was cut "
@@ -113,13 +134,33 @@ def vector_norm(vector: Vector) -> Tensor:
         >>> vector_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
         5.0
     """
-    pieces, device = list(vector), vector[0].device.type
-    if device == "cpu":  # torch would widen a whole tensor; on other devices the sum is fused and nothing is copied
+    if vector[0].device.type == "cpu":  # torch would widen a whole tensor
         pieces = [piece for tensor in vector for piece in tensor.detach().reshape(-1).split(_CHUNK)]  # type: ignore[no-untyped-call]
-    dtype = torch.float32 if device == "mps" else torch.float64
-    norms: list[Tensor] = list(torch._foreach_norm(pieces, 2, dtype=dtype))
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
+        norms: list[Tensor] = list(torch._foreach_norm(pieces, 2, dtype=torch.float64))
+    else:  # one small tensor for each of many would cost the host more than copying them together
+        dtype = torch.float32 if vector[0].device.type == "mps" else torch.float64
+        norms = [torch.linalg.vector_norm(piece, dtype=dtype) for piece in _together(vector)]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _together(vector: Vector) -> Iterator[Tensor]:
+    """All numbers, in few tensors: small ones as copies in one, large ones as they are."""
+    group: list[Tensor] = []
+    room = _DEVICE_CHUNK
+    for tensor in vector:
+        if group and tensor.numel() > room:
+            yield _as_one(group)
+            group, room = [], _DEVICE_CHUNK
+        group.append(tensor.detach())
+        room -= tensor.numel()
+    yield _as_one(group)
+
+
+def _as_one(tensors: list[Tensor]) -> Tensor:
+    if len(tensors) == 1:
+        return tensors[0]
+    flat: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+    return flat
 
 
 def clip_(vector: Vector, radius: float) -> None:
@@ -140,16 +181,16 @@ def clip_(vector: Vector, radius: float) -> None:
         [0.6, 0.8]
     """
     norm = vector_norm(vector)
-    if norm.device.type != "cuda":
-        check_finite(norm)
+    if norm.device.type != "cuda" and not bool(norm.isfinite()):
+        raise _not_finite()
     scale = radius * _MARGIN / norm.clamp(min=torch.finfo(norm.dtype).tiny)
     dtypes = {tensor.dtype for tensor in vector}
     if len(dtypes) == 1:
         # Fused only if the factor has the dtype of the tensors. Rounded down: it may be so small that its last place
         # is more than the margin.
-        narrow = scale.to(dtypes.pop())
-        scale = torch.nextafter(narrow, torch.zeros_like(narrow))
-    torch._foreach_mul_(list(vector), scale.clamp(max=1.0))
+        scale = scale.to(dtypes.pop())
+        scale = torch.nextafter(scale, -scale)
+    torch._foreach_mul_(list(vector), scale.clamp_(max=1.0))
 
 
 def project_(weights: Vector, anchor: Vector, radius: float) -> None:
@@ -164,3 +205,10 @@ def project_(weights: Vector, anchor: Vector, radius: float) -> None:
     torch._foreach_sub_(list(weights), list(anchor))
     clip_(weights, radius)
     torch._foreach_add_(list(weights), list(anchor))
+
+
+def _not_finite() -> FloatingPointError:
+    return FloatingPointError(
+        "the gradient (or the weights) of the noisy phase is not finite, so the step cannot be certified; "
+        "look for the batch that makes the loss infinite, or lower the learning rate"
+    )

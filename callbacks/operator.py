@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from ..ledger import Ledger
 from ..masks import View
 from ..operator_card import OperatorCard
 from ..weights import save_weights, weights_digest
+from .deferred import DeferredCheck
 from .running_statistics import RunningStatistics
 
 
@@ -87,6 +88,7 @@ class UnlearningOperator(Callback):
         """Whether it released weights."""
         self._started = 0.0
         self._statistics: RunningStatistics | None = None
+        self._forget_served = DeferredCheck(self._forget_atoms_refused)
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -187,15 +189,15 @@ class UnlearningOperator(Callback):
         self.prepare(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Refuse batches with forget atoms where there may be none."""
+        """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         retained = _pair(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
-        if _holds_forget_atoms(retained):
-            raise MisconfigurationException(
-                f"the training loader still serves forget atoms to {type(self).__name__}; "
-                f"serve the view '{self.view.value}' instead (MaskDataModule.serve)"
-            )
+        marks = [(role == Role.FORGET).any() for role in _roles(retained)]
+        if marks:
+            self._forget_served.ask(torch.stack(marks).any())
+        if trainer.global_step == self._record.get("first_step"):
+            self._forget_served.settle()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in the record that nothing was released, unless it was already."""
@@ -204,6 +206,7 @@ class UnlearningOperator(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
+        self._forget_served.settle()
         self.finished = True
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
@@ -255,6 +258,7 @@ class UnlearningOperator(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The record so far, plain data."""
+        self._forget_served.settle()
         return {"record": self._record}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -268,6 +272,12 @@ class UnlearningOperator(Callback):
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         if trainer.is_global_zero:
             write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
+
+    def _forget_atoms_refused(self) -> MisconfigurationException:
+        return MisconfigurationException(
+            f"the training loader still serves forget atoms to {type(self).__name__}; "
+            f"serve the view '{self.view.value}' instead (MaskDataModule.serve)"
+        )
 
     def _identity(self, trainer: Trainer) -> dict[str, Any]:
         """What may not change between a run and its continuation."""
@@ -307,13 +317,15 @@ def _pair(batch: Any, operator: str) -> Mapping[str, Any]:
     )
 
 
-def _holds_forget_atoms(batch: Any) -> bool:
-    """Whether any part of a batch is marked: several loaders give their batches in a dict or a list."""
+def _roles(batch: Any) -> Iterator[Tensor]:
+    """The marks of all parts of a batch: several loaders give their batches in a dict or a list."""
     if isinstance(batch, Mapping):
-        role = batch.get("role")
-        marked = isinstance(role, Tensor) and bool((role == Role.FORGET).any())
-        return marked or any(_holds_forget_atoms(part) for part in batch.values())
-    return isinstance(batch, (list, tuple)) and any(_holds_forget_atoms(part) for part in batch)
+        if isinstance(batch.get("role"), Tensor):
+            yield batch["role"]
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        for part in batch:
+            yield from _roles(part)
 
 
 def _datamodule(trainer: Trainer) -> Any:

@@ -1,11 +1,13 @@
 """What every test shares: few threads, no network, quiet loggers."""
 
+import functools
 import os
 import warnings
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from hypothesis import settings
@@ -17,6 +19,26 @@ if os.environ.get("CI"):
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and threads that wait for a busy core spin
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--accelerator", default="cpu", help="where tests train that ask for the CPU: cpu or gpu")
+
+
+def pytest_configure(config):
+    """Tests are written for the CPU; most hold on a GPU too, in this process (not in those that tests launch)."""
+    accelerator = config.getoption("--accelerator")
+    if accelerator == "cpu":
+        return
+    init = pl.Trainer.__init__
+
+    @functools.wraps(init)
+    def elsewhere(self, *args, **settings):
+        if settings.get("accelerator") == "cpu" and settings.get("devices") in (None, 1, "auto"):
+            settings = {"deterministic": "warn"} | settings | {"accelerator": accelerator, "devices": 1}
+        init(self, *args, **settings)
+
+    pl.Trainer.__init__ = elsewhere
 
 
 @pytest.fixture(autouse=True)

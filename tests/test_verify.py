@@ -197,7 +197,7 @@ def test_weights_of_another_shape_are_noticed(tmp_path):
         verify(path, weights)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": "erode-certificate/2"}', '{"schema": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": "erode-certificate/3"}', '{"schema": 2}'])
 def test_what_is_no_certificate_is_refused(text, tmp_path):
     path = tmp_path / "certificate.json"
     path.write_text(text)

@@ -16,7 +16,7 @@ from ._version import __version__
 from .files import digest_of, write_json
 from .mechanisms import Mechanism
 
-SCHEMA = "erode-certificate/2"
+SCHEMA = "erode-certificate/3"
 """Raise the number when the meaning of a field changes."""
 
 CHECKPOINT_KEY = "erode_certificate"
@@ -42,8 +42,8 @@ ASSUMPTIONS = (
     "Training is a function of current weights and retained data: no other code, and no buffer that is not saved, kept "
     "a trace of the original weights. Writes to the exposed weights were watched for as far as torch counts them: "
     "those through Tensor.data are not counted.",
-    "The noise is Gaussian, independent and secret. It comes from a Philox generator keyed from the operating "
-    "system's entropy, which is not a cryptographic generator.",
+    "The noise is Gaussian, independent and secret. It comes from generators keyed from the operating system's "
+    "entropy: cryptographic ones on the CPU; on a GPU Philox, which is not.",
     "Arithmetic is real: the noise is at least 16 units in the last place of the largest weight, and rounding below "
     "it is neglected.",
     "Only the released weights leave: the original weights, checkpoints of the run and its logs stay behind or are "
@@ -54,7 +54,8 @@ ASSUMPTIONS = (
 """What the numbers rest on; fixed for a schema."""
 
 NOISE = {
-    "generator": "Philox, keyed per step and tensor with BLAKE2b of a 256-bit secret of rank 0",
+    "generator": "AES-128 in counter mode on the CPU, Philox with 64-bit seeds on a GPU, keyed per step and chunk with "
+    "BLAKE2b of a 256-bit secret of rank 0",
     "distribution": "Gaussian per coordinate, drawn in double precision where the device has it",
 }
 

@@ -9,6 +9,8 @@ import torch
 from scipy import stats
 
 from erode.callbacks import noise
+from erode.callbacks.chunks import Chunk, cut
+from erode.callbacks.keystream import KeyStream
 from erode.callbacks.noise import KeyedNoise, shared_secret
 from erode.callbacks.ziggurat import standard_normal
 
@@ -45,13 +47,13 @@ def test_the_number_of_threads_plays_no_part(many_threads):
 
 
 def test_each_chunk_is_the_stream_of_its_key():
-    """Nothing of the chunk before it: the generator is that of a new Philox with the whole key."""
-    keys = [2**127 + 5, 2**64 + 3, 3]
+    """Nothing of the chunk before it, and all of the key."""
+    keys = [bytes(15) + b"a", b"a" + bytes(15), bytes(16)]
     tensors = [torch.zeros(100, dtype=torch.float64) for _ in keys]
-    noise._add_on_cpu([[tensor] for tensor in tensors], keys, 1.0)
+    noise._add_on_cpu([Chunk([tensor]) for tensor in tensors], keys, 1.0)
     for key, tensor in zip(keys, tensors, strict=True):
-        alone = standard_normal(np.random.Generator(np.random.Philox(key=key)), 100)
-        assert np.array_equal(tensor.numpy(), alone)
+        assert np.array_equal(tensor.numpy(), standard_normal(KeyStream(key), 100))
+    assert len({tensor[0].item() for tensor in tensors}) == len(keys)
 
 
 def test_every_number_gets_noise_of_its_own_whatever_the_memory_format():
@@ -75,10 +77,19 @@ def test_a_device_draws_from_torchs_generator():
     """The path of a GPU, walked on the CPU: the same bits each time, Gaussian, and every number its own."""
     first, second = ([torch.zeros(300_000), torch.zeros(9, dtype=torch.float64)] for _ in range(2))
     for tensors in (first, second):
-        noise._add_on_device(noise._chunks(tensors, 2**18), [5, 6, 7], 3.0)
+        noise._add_on_device(cut(tensors, 2**18), [b"5", b"6", b"7"], 3.0, torch.Generator())
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert stats.kstest(first[0].numpy() / 3, "norm").pvalue > 1e-3
     assert len(torch.cat([tensor.double() for tensor in first]).unique()) > 299_000  # single precision repeats a few
+
+
+def test_memory_that_changed_its_meaning_is_cut_again():
+    """Chunks of the draw before are kept only as long as they still are what is to get the noise."""
+    kept, weight = KeyedNoise(b"a"), torch.zeros(30, 40)
+    kept.add_([weight], 0, 1.0)
+    for following in (weight.zero_().t(), torch.zeros(30, 40), torch.zeros(9)):
+        kept.add_([following], 1, 1.0)
+        assert torch.equal(following, KeyedNoise(b"a").draw([following], 1)[0])
 
 
 @pytest.mark.parametrize(

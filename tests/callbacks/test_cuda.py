@@ -1,0 +1,198 @@
+"""What only a CUDA device can show: noise drawn there, steps that nobody waits for, mixed precision, compilation."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from scipy import stats
+from torch import nn
+from torch.utils.data import DataLoader
+
+from erode.batch import Role
+from erode.callbacks import FineTune, GradientClipping, ModelClipping, OutputPerturbation
+from erode.callbacks.noise import KeyedNoise
+from erode.callbacks.noisy_sgd import NoisySGD
+from erode.verify import verify
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+OPERATORS = [GradientClipping, ModelClipping, OutputPerturbation]
+STEPS = 5
+
+
+class Module(pl.LightningModule):
+    def __init__(self, compiled=False):
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+        self.forward_pass = torch.compile(self.network) if compiled else self.network
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self.forward_pass(batch["image"]), batch["mask"])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+def loader():
+    generator = torch.Generator().manual_seed(1)
+    items = [
+        {
+            "image": torch.randn(3, 16, 16, generator=generator),
+            "mask": torch.randint(0, 2, (16, 16), generator=generator),
+        }
+        for _ in range(8)
+    ]
+    return DataLoader(items, batch_size=4)
+
+
+def fit(folder, *callbacks, precision="32-true", ckpt_path=None, compiled=False, max_steps=9, **settings):
+    settings = {"enable_checkpointing": False, "logger": False, **settings}
+    trainer = pl.Trainer(
+        accelerator="gpu", devices=1, precision=precision, max_steps=max_steps, callbacks=list(callbacks),
+        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+    trainer.fit(Module(compiled), loader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def held(folder):
+    """The certificate, with the weights that were released."""
+    verify(folder / "unlearned" / "certificate.json", folder / "unlearned" / "weights.safetensors")
+
+
+def made(operator_class, **settings):
+    return operator_class(**settings, **({} if operator_class is OutputPerturbation else {"steps": STEPS}))
+
+
+def test_noise_is_standard_gaussian_with_a_tail():
+    drawn = KeyedNoise(b"a").draw([torch.empty(3_000_000, dtype=torch.float64, device="cuda")], 0)[0].cpu()
+    assert stats.kstest(drawn[:500_000].numpy(), "norm").pvalue > 1e-3
+    z = [drawn.mean(), (drawn**2 - 1).mean() / 2**0.5, (drawn**4 - 3).mean() / 96**0.5]
+    assert max(abs(float(value)) for value in z) * len(drawn) ** 0.5 < 4
+    # Single precision of a device ends at 6.66 σ or before, double precision goes on.
+    noise, like, beyond = KeyedNoise(b"tail"), [torch.empty(2**26, dtype=torch.float64, device="cuda")], 0
+    for step in range(16):
+        beyond += int((noise.draw(like, step)[0].abs() > 5.8).sum())
+    assert stats.poisson.cdf(beyond, 2**30 * 2 * stats.norm.sf(5.8)) > 1e-4
+    assert stats.poisson.sf(beyond - 1, 2**30 * 2 * stats.norm.sf(5.8)) > 1e-4
+
+
+def test_noise_is_a_function_of_secret_step_and_place():
+    like = [torch.zeros(700_000, device="cuda"), torch.zeros(3, 5, device="cuda")]
+    first, again = KeyedNoise(b"a").draw(like, 0), KeyedNoise(b"a").draw(like, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    others = [KeyedNoise(b"b").draw(like, 0)[0], KeyedNoise(b"a").draw(like, 1)[0], first[0].roll(2**19)]
+    for other in others:
+        assert abs(torch.corrcoef(torch.stack([first[0], other]))[0, 1]) < 5 / 700_000**0.5
+
+
+@pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
+def test_a_step_keeps_the_host_waiting_for_nothing(operator_class):
+    parameters = [nn.Parameter(torch.randn(200, 300, device="cuda")), nn.Parameter(torch.randn(7, device="cuda"))]
+    anchor = [torch.zeros_like(p) for p in parameters]
+    operator, noise = operator_class(steps=STEPS), KeyedNoise(b"a")
+    optimizer = NoisySGD(parameters, anchor, operator.update, lambda weights: noise.add_(weights, 0, 1.0))
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
+def test_a_step_is_that_of_the_cpu(operator_class):
+    """Clip, decay and projection agree with double precision; the noise aside, which is another stream."""
+    generator = torch.Generator().manual_seed(3)
+    start, gradient, anchor = (
+        [torch.randn(40, 50, generator=generator), torch.randn(9, generator=generator)] for _ in range(3)
+    )
+    operator = made(operator_class, **({"weight_decay": 0.5} if operator_class is GradientClipping else {}))
+
+    def after(device, dtype):
+        weights, gradients, anchors = ([t.to(device, dtype, copy=True) for t in v] for v in (start, gradient, anchor))
+        operator.update(weights, gradients, anchors)
+        return torch.cat([w.flatten().cpu().double() for w in weights])
+
+    assert torch.allclose(after("cuda", torch.float32), after("cpu", torch.float64), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("operator_class", OPERATORS)
+def test_a_fit_is_certified(operator_class, precision, compiled, tmp_path):
+    trainer = fit(tmp_path, made(operator_class), precision=precision, compiled=compiled)
+    held(tmp_path)
+    assert type(trainer.optimizers[0]).__name__ == "Adam"
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
+def test_precisions_that_cannot_be_certified_are_refused(precision, tmp_path):
+    with pytest.raises(MisconfigurationException, match=precision):
+        fit(tmp_path, made(GradientClipping), precision=precision)
+
+
+class Cut(pl.Callback):
+    """Saves after two steps and breaks off."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(self.path)
+            raise RuntimeError("power cut")
+
+
+def test_a_run_that_was_cut_short_goes_on(tmp_path):
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(tmp_path / "first", made(GradientClipping), Cut(tmp_path / "cut.ckpt"), enable_checkpointing=True)
+    fit(tmp_path / "second", made(GradientClipping), ckpt_path=tmp_path / "cut.ckpt")
+    held(tmp_path / "second")
+
+
+def test_a_gradient_that_is_not_finite_is_refused_before_anything_leaves():
+    parameter = nn.Parameter(torch.randn(3, device="cuda"))
+    operator, noise = made(GradientClipping), KeyedNoise(b"a")
+    optimizer = NoisySGD([parameter], [], operator.update, lambda weights: noise.add_(weights, 0, 1.0))
+    parameter.grad = torch.full_like(parameter, float("nan"))
+    optimizer.step()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        optimizer.state_dict()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        optimizer.settle()
+
+
+class Forgetful(pl.Callback):
+    """Marks atoms as forgotten from the third batch on, where they are already on the device."""
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_step == 2:
+            batch["role"] = torch.full_like(batch["mask"], Role.FORGET)
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_forget_atoms_are_refused_before_anything_leaves(steps, tmp_path):
+    operator = FineTune()
+    with pytest.raises(MisconfigurationException, match="still serves forget atoms"):
+        fit(tmp_path, Forgetful(), operator, max_steps=steps)
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
+def test_a_step_takes_at_most_one_copy_of_the_parameters(operator_class):
+    """Beside weights, gradients and anchor."""
+    parameters = [nn.Parameter(torch.randn(2_000_000, device="cuda")) for _ in range(4)]
+    anchor = [torch.zeros_like(p) for p in parameters]
+    operator, noise = operator_class(steps=STEPS), KeyedNoise(b"a")
+    optimizer = NoisySGD(parameters, anchor, operator.update, lambda weights: noise.add_(weights, 0, 1.0))
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    optimizer.step()
+    copy = 4 * sum(p.numel() for p in parameters)
+    assert torch.cuda.max_memory_allocated() - before < copy
