@@ -38,7 +38,7 @@ def write(folder: Path, widths: tuple[int, ...], checkpoints: int) -> None:
     for number in range(checkpoints):
         seen = {f"image {i}": Level.FORGET for i in range(IMAGES * (number + 1) // (2 * checkpoints))}
         ledger = Ledger(state_digest(state), dict.fromkeys(state, Exposure(seen)), steps=number)
-        torch.save({"state_dict": state, CHECKPOINT_KEY: ledger.content()}, folder / f"{number:03d}.ckpt")
+        torch.save({"state_dict": state, CHECKPOINT_KEY: ledger.text}, folder / f"{number:03d}.ckpt")
 
 
 def seconds(what: str, work: Callable[[], object], repetitions: int) -> Row:

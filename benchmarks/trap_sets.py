@@ -2,7 +2,8 @@
 
 ``python benchmarks/trap_sets.py --root FOLDER --out runs/traps`` draws trap sets of ISIC 2017 (`TrapSplit`) of growing
 bias, prints what the artefacts tell of the label in each part, and tests, on the reversed test part: the segmentation
-models of `erode compare` by the rule-based score (spatial mean of the malignant channel), the coarse model with the
+models of `erode compare` by two rule-based scores (mean of the malignant channel over all pixels, which grows with the
+lesion, and over the predicted foreground, which does not), the coarse model with the
 test-time baselines of Bissoto et al., gradient reversal, and image classifiers without and with the same. Every
 training takes the same number of steps. It goes on where it stopped.
 """
@@ -164,9 +165,10 @@ def closed(rows: Sequence[dict[str, Any]], method: str, metric: str) -> float | 
     There is none where the oracle is not above the coarse model by more than the larger of their spreads.
     """
     values = {
-        name: [row["metrics"][metric] for row in rows if row["method"] == name] for name in ("coarse", "oracle", method)
+        name: [row["metrics"].get(metric) for row in rows if row["method"] == name]
+        for name in ("coarse", "oracle", method)
     }
-    if any(value is None for runs in values.values() for value in runs):
+    if method in ("coarse", "oracle") or any(value is None for runs in values.values() for value in runs):
         return None
     low, high, here = (statistics.mean(values[name]) for name in ("coarse", "oracle", method))
     spread = max(statistics.stdev(values[name]) if len(values[name]) > 1 else 0.0 for name in ("coarse", "oracle"))
@@ -175,13 +177,15 @@ def closed(rows: Sequence[dict[str, Any]], method: str, metric: str) -> float | 
 
 def table(rows: Sequence[dict[str, Any]], bias: float) -> Table:
     """One line per method."""
-    result = Table("method", "AUROC", "gap closed", "robust AUROC", "gap closed", "lesion Dice", title=f"bias {bias:g}")
+    scores = {"AUROC": "auroc", "robust AUROC": "auroc_robust", "AUROC in foreground": "auroc_foreground"}
+    headings = [heading for score in scores for heading in (score, "gap closed")]
+    result = Table("method", *headings, "lesion Dice", title=f"bias {bias:g}")
     for method in dict.fromkeys(row["method"] for row in rows):
         runs = [row for row in rows if row["method"] == method]
         cells = [runs[0]["title"]]
-        for metric in ("auroc", "auroc_robust"):
+        for metric in scores.values():
             share = closed(rows, method, metric)
-            cells.append(mean_and_sd([run["metrics"][metric] for run in runs]))
+            cells.append(mean_and_sd([run["metrics"].get(metric) for run in runs]))
             cells.append("–" if share is None else f"{share:.0%}")
         result.add_row(*cells, mean_and_sd([run["metrics"].get("dice_lesion") for run in runs]))
     return result

@@ -119,7 +119,7 @@ class ExposureLedger(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the ledger of the weights of this moment into the checkpoint."""
         if self._recorder is not None:
-            checkpoint[CHECKPOINT_KEY] = self._recorder.ledger(tensors_in(checkpoint["state_dict"])).content()
+            checkpoint[CHECKPOINT_KEY] = self._recorder.ledger(tensors_in(checkpoint["state_dict"])).text
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the ledger of the weights the run ends with."""

@@ -15,7 +15,6 @@ from ..operator_card import OperatorCard
 from ..requests import Atoms as RequestedAtoms
 from ..requests import ForgetRequest
 from ..rewinding import Found, find_unexposed
-from ..weights import state_digest
 from .atoms import AtomReader, Atoms, source_of
 from .exposure_ledger import ledger_in
 from .operator import UnlearningOperator
@@ -114,9 +113,10 @@ class Rewind(UnlearningOperator):
                 f"the processes found different checkpoints in {self.checkpoints}; give a folder that all of them see"
             )
         module.load_state_dict(self._found.state)
+        self._found.ledger.check_weights(tensors_of(module), self._found.path)  # the file may have changed meanwhile
         self._keep_statistics()
         self._record.update(self._found.proof)
-        self._record["restored_weights"] = state_digest(tensors_of(module))
+        self._record["restored_weights"] = self._found.ledger.weights
         saved = module.state_dict().keys()
         self._record["kept_buffers"] = [name for name, _ in module.named_buffers() if name not in saved]
         trainer.strategy.setup_optimizers(trainer)  # some optimisers copy the weights when they are made
@@ -154,7 +154,7 @@ class Rewind(UnlearningOperator):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the ledger of the weights of this moment into the checkpoint."""
         if self._recorder is not None:
-            checkpoint[CHECKPOINT_KEY] = self._recorder.ledger(tensors_in(checkpoint["state_dict"])).content()
+            checkpoint[CHECKPOINT_KEY] = self._recorder.ledger(tensors_in(checkpoint["state_dict"])).text
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the ledger of the checkpoint."""

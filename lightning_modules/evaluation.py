@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from ..metrics import (
     ForegroundOutcome,
@@ -15,12 +16,16 @@ from ..metrics import (
     RobustAUROC,
     SegmentationDice,
     SpuriousLeakage,
+    foreground_probability,
     mean_probability,
 )
 
 
 class Evaluation(nn.Module):
     """Dice, foreground outcome, image-level AUROC, leakage and S_global of one pass over a data set.
+
+    Images are ranked by the mean probability of the positive class over all pixels, which grows with the lesion, and
+    over those of the predicted foreground (``auroc_foreground``), which does not.
 
     All states are reduced across processes and copies that pad a distributed batch are left out, so the values
     do not depend on the number of processes. Source: theory §7, §8.
@@ -40,6 +45,8 @@ class Evaluation(nn.Module):
         self.outcome = ForegroundOutcome(num_classes)
         self.auroc = ImageAUROC()
         self.robust_auroc = RobustAUROC()
+        self.foreground_auroc = ImageAUROC()
+        self.robust_foreground_auroc = RobustAUROC()
         self.leakage = SpuriousLeakage(num_classes)
         self.spurious = GlobalSpuriousInformation(num_classes, bootstrap=bootstrap)
 
@@ -55,10 +62,13 @@ class Evaluation(nn.Module):
         mask, artefact, counted = batch["mask"], batch["artefact"], batch["counted"]
         self.dice.update(prediction, mask, counted=counted)
         self.outcome.update(prediction, mask, counted=counted)
-        score = mean_probability(probabilities)[:, self.positive_class]
         positive = (batch["label"] == self.positive_class).long()
+        score = mean_probability(probabilities)[:, self.positive_class]
         self.auroc.update(score, positive, counted=counted)
         self.robust_auroc.update(score, positive, batch["flag"], counted=counted)
+        inside = foreground_probability(probabilities)[:, self.positive_class]
+        self.foreground_auroc.update(inside, positive, counted=counted)
+        self.robust_foreground_auroc.update(inside, positive, batch["flag"], counted=counted)
         self.leakage.update(prediction, mask, artefact, counted=counted)
         self.spurious.update(prediction, mask, artefact, counted=counted)
 
@@ -73,6 +83,8 @@ class Evaluation(nn.Module):
             "auroc": self.auroc.compute(),
             "auroc_robust": robust["robust"],
             "auroc_worst": robust["worst_group"],
+            "auroc_foreground": self.foreground_auroc.compute(),
+            "auroc_foreground_robust": self.robust_foreground_auroc.compute()["robust"],
         }
         values |= {"leakage": leakage["leak_any"], "leakage_gap": leakage["gap_any"]}
         spurious = self.spurious.result()
@@ -84,5 +96,6 @@ class Evaluation(nn.Module):
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in (self.dice, self.outcome, self.auroc, self.robust_auroc, self.leakage, self.spurious):
+        for metric in self.children():
+            assert isinstance(metric, Metric)
             metric.reset()

@@ -9,7 +9,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from .files import digest_of, write_json
@@ -177,13 +176,23 @@ class Ledger:
         }
         return {**stated, "digest": digest_of(stated)}
 
+    @property
+    def text(self) -> str:
+        """JSON of :meth:`content`, for checkpoints: safe loading reads a list of ids one by one, and this at once."""
+        return json.dumps(self.content())
+
     @classmethod
     def parse(cls, content: Any, where: str | Path = "the ledger") -> Self:
-        """Read plain data and check that nobody edited it.
+        """Read plain data, or JSON of it, and check that nobody edited it.
 
         Raises:
             ValueError: if it is no ledger of this schema, or differs from what was written.
         """
+        if isinstance(content, str):
+            try:
+                content = json.loads(content)
+            except ValueError as error:
+                raise ValueError(f"{where} holds no readable ledger: {error}") from error
         if not isinstance(content, dict) or set(content) != _FIELDS or content["schema"] != SCHEMA:
             raise ValueError(f"{where} holds no ledger of schema {SCHEMA}; weights without one count as exposed to all")
         if digest_of({name: value for name, value in content.items() if name != "digest"}) != content["digest"]:
@@ -235,16 +244,12 @@ def read_ledger(path: str | Path, checkpoint: Any = None) -> Ledger:
     """
     path = Path(path)
     if path.suffix == ".ckpt":
-        content = _checkpoint(path) if checkpoint is None else checkpoint
-        return Ledger.parse(content.get(CHECKPOINT_KEY), path)
+        content = read_content(path, mapped=True) if checkpoint is None else checkpoint
+        return Ledger.parse(content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None, path)
     file = path if path.name == FILE_NAME else path.parent / FILE_NAME
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {FILE_NAME} beside it; train with ExposureLedger to get one")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no readable ledger: {error}") from error
-    return Ledger.parse(content, file)
+    return Ledger.parse(file.read_text(encoding="utf-8"), file)
 
 
 def ledger_of_file(path: str | Path) -> Ledger:
@@ -261,12 +266,3 @@ def ledger_of_file(path: str | Path) -> Ledger:
     except (FileNotFoundError, ValueError):
         return Ledger.unknown(state)
     return ledger
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        # mapped, not read: looking for a ledger must not cost reading all weights
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({error}); is the file complete?") from error
-    return content if isinstance(content, dict) else {}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,16 +26,16 @@ class Found:
     path: Path
     ledger: Ledger
     state: dict[str, Tensor]
-    """Its weights, checked against the ledger."""
+    """Its weights, checked against the ledger; those of a checkpoint are still in the file: copy, then check again."""
     proof: dict[str, Any]
-    """Plain data: the file, its digests, why it is unexposed, and which later ones are not."""
+    """Plain data: the file, digests of its weights and ledger, why it is unexposed, and which later ones are not."""
 
 
 def find_unexposed(folder: str | Path, request: ForgetRequest, like: Mapping[str, Tensor] | None = None) -> Found:
     """Load the last weights in a folder that were never exposed to a request.
 
-    Ledgers are read first, without their weights; only the chosen file is read whole, so this takes as long as loading
-    one file. *Last* is by the number of training batches since initialisation, then by path.
+    Files are looked at without reading weights; only those of the chosen one are read, once, so this takes as long as
+    loading one file. *Last* is by the number of training batches since initialisation, then by path.
 
     Args:
         folder: is searched with its sub-folders: ``*.ckpt`` that carry a ledger, ``*.safetensors`` with
@@ -57,15 +54,21 @@ def find_unexposed(folder: str | Path, request: ForgetRequest, like: Mapping[str
         raise ValueError(f"there is no folder of checkpoints at {folder}; give the one that training wrote to")
     refused: list[dict[str, str]] = []
     eligible: list[tuple[int, str]] = []
-    for path, ledger in _candidates(folder):
-        why = ledger if isinstance(ledger, str) else _why_not(ledger, request, like)
-        if why is not None or isinstance(ledger, str):
-            refused.append({"file": str(path), "why": str(why)})
-        else:
-            eligible.append((ledger.steps, str(path)))
+    last: _Look | None = None
+    for path in sorted([*folder.rglob("*.ckpt"), *folder.rglob("*.safetensors")]):
+        try:
+            look = _Look.at(path)
+            look.check(request, like)
+        except (ValueError, OSError) as error:
+            refused.append({"file": str(path), "why": str(error)})
+            continue
+        eligible.append((look.ledger.steps, str(path)))
+        if eligible[-1] == max(eligible):
+            last = look
     for _, name in sorted(eligible, reverse=True):
         try:
-            return _load(Path(name), request, like, refused)
+            look, last = last or _Look.at(Path(name)), None
+            return _restore(look, request, like, refused)
         except (ValueError, OSError) as error:
             refused.append({"file": name, "why": str(error)})
     reasons = "; ".join(f"{Path(r['file']).relative_to(folder)}: {r['why']}" for r in refused[:5])
@@ -108,52 +111,48 @@ def restore_to(checkpoints: str | Path, request: ForgetRequest | ForgetSplit | S
     if (out / "weights.safetensors").exists():
         raise FileExistsError(f"{out} holds weights already, and nothing is overwritten; give another folder")
     found = find_unexposed(checkpoints, ForgetRequest.of(request))
-    path = write_atomically(out / "weights.safetensors", lambda target: save_file(_separate(found.state), target))
+    state = _separate(found.state)
+    found.ledger.check_weights(state, found.path)
+    path = write_atomically(out / "weights.safetensors", lambda target: save_file(state, target))
     found.ledger.save(out / FILE_NAME)
     write_json(out / "rewind.json", {"guarantee": "exact", "epsilon": 0.0, "delta": 0.0, **found.proof})
     return path
 
 
-def _candidates(folder: Path) -> Iterator[tuple[Path, Ledger | str]]:
-    """Files of weights with their ledgers, or with the reason why there is none that holds."""
-    for path in sorted([*folder.rglob("*.ckpt"), *folder.rglob("*.safetensors")]):
-        try:
-            yield path, read_ledger(path)
-        except (ValueError, OSError) as error:
-            yield path, str(error)
+class _Look(NamedTuple):
+    """What a file says before its weights are read."""
+
+    path: Path
+    ledger: Ledger
+    content: Any
+    """Of a checkpoint, its tensors still in the file; None = the ledger stands beside the weights."""
+
+    @classmethod
+    def at(cls, path: Path) -> _Look:
+        """Read no weights."""
+        content = read_content(path, mapped=True) if path.suffix == ".ckpt" else None
+        return cls(path, read_ledger(path, content), content)
+
+    def check(self, request: ForgetRequest, like: Mapping[str, Tensor] | None) -> None:
+        """Refuse weights that were exposed to the request, or are not those of the module."""
+        if like is not None and like.keys() != self.ledger.exposures.keys():
+            raise ValueError(_OTHER)
+        if (why := self.ledger.why_exposed(request.limits)) is not None:
+            raise ValueError(why)
 
 
-def _why_not(ledger: Ledger, request: ForgetRequest, like: Mapping[str, Tensor] | None) -> str | None:
-    if like is not None and like.keys() != ledger.exposures.keys():
-        return _OTHER
-    return ledger.why_exposed(request.limits)
-
-
-def _load(
-    path: Path, request: ForgetRequest, like: Mapping[str, Tensor] | None, refused: list[dict[str, str]]
+def _restore(
+    look: _Look, request: ForgetRequest, like: Mapping[str, Tensor] | None, refused: list[dict[str, str]]
 ) -> Found:
-    """Read the chosen file and name it by its digest at the same time, and look at its ledger once more.
-
-    What is proved and what is restored come from one read; of two open files, the marks show that they are one, and
-    that nobody wrote to it.
-    """
-    with path.open("rb") as file, path.open("rb") as same, ThreadPoolExecutor(1) as beside:
-        marks = {_mark(file), _mark(same)}
-        named = beside.submit(hashlib.file_digest, same, "sha256")
-        content = read_content(path, file)
-        state, ledger = state_in(content, path), read_ledger(path, content)
-        ledger.check_weights(state, path)
-        digest = named.result().hexdigest()
-        marks.add(_mark(file))
-    if len(marks) > 1:
-        raise ValueError("changed while it was read")
+    """Compare the weights with the ledger, which names them by their digest."""
+    path, ledger = look.path, look.ledger
+    look.check(request, like)
+    state = state_in(read_content(path) if look.content is None else look.content, path)
+    ledger.check_weights(state, path)
     if like is not None and any(state[name].shape != tensor.shape for name, tensor in like.items()):
         raise ValueError(_OTHER)
-    if (why := ledger.why_exposed(request.limits)) is not None:
-        raise ValueError(f"changed while it was read ({why})")
     proof = {
         "checkpoint": str(path),
-        "checkpoint_digest": digest,
         "checkpoint_weights": ledger.weights,
         "ledger_digest": ledger.digest,
         "batches_since_initialisation": ledger.steps,
@@ -164,12 +163,6 @@ def _load(
         "optimizer_state": "not restored",
     }
     return Found(path, ledger, state, proof)
-
-
-def _mark(file: BinaryIO) -> tuple[int, int, int, int]:
-    """Differs between files, and before and after a write."""
-    stat = os.fstat(file.fileno())
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _reason(ledger: Ledger, request: ForgetRequest) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .files import write_atomically
@@ -96,20 +96,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state_in(read_content(path), path)
 
 
-def read_content(path: Path, file: BinaryIO | None = None) -> Any:
+def read_content(path: Path, mapped: bool = False) -> Any:
     """All that a file of weights holds: tensors by name, or what was saved with them.
 
     Args:
         path: the file; its suffix tells the format.
-        file: the same, where it is open already; None = open it.
+        mapped: leave the tensors of a checkpoint in the file until they are used.
 
     Raises:
         ValueError: where it is no such file.
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path) if file is None else load(file.read())
-        return torch.load(file or path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights ({error}); is the file complete?") from error
 

@@ -14,12 +14,12 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
+from erode import rewinding
 from erode.callbacks import ExposureLedger, Rewind
-from erode.certificate import file_digest
 from erode.ledger import Ledger, Level, read_ledger
 from erode.masks import ForgetSplit
 from erode.requests import ForgetRequest
-from erode.rewinding import _mark, find_unexposed, restore_to, rewind
+from erode.rewinding import find_unexposed, restore_to, rewind
 from erode.weights import read_state, save_weights, state_digest, weights_digest
 
 ORDER = [("a", "outside"), ("b", "foreground"), ("c", "forget"), ("d", "forget")]
@@ -95,7 +95,7 @@ def test_the_last_unexposed_checkpoint_is_found(trained, request_, atoms, step):
         return
     found = find_unexposed(trained, wanted)
     assert found.path == checkpoint(trained, step)
-    assert found.proof["checkpoint_digest"] == file_digest(found.path)
+    assert found.proof["checkpoint_weights"] == state_digest(read_state(found.path))
     assert {Path(r["file"]).name for r in found.proof["passed_over"]} == {f"step={k}.ckpt" for k in range(step + 1, 5)}
 
 
@@ -125,7 +125,7 @@ def test_a_rewind_starts_there_and_releases_with_a_ledger(trained, tmp_path):
     assert starts == [(read_ledger(checkpoint(trained, 2)).weights, 0)]  # bit for bit, and no optimiser state
     record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
     assert (record["guarantee"], record["epsilon"], record["delta"]) == ("exact", 0.0, 0.0)
-    assert record["checkpoint_digest"] == file_digest(checkpoint(trained, 2))
+    assert record["checkpoint_weights"] == state_digest(read_state(checkpoint(trained, 2)))
     assert record["restored_weights"] == record["checkpoint_weights"] == starts[0][0]
     assert "below the level" in record["why_unexposed"]
     ledger = read_ledger(tmp_path / "unlearned" / "weights.safetensors")
@@ -195,21 +195,29 @@ def test_swapped_weights_and_edited_ledgers_are_passed_over(tmp_path):
         find_unexposed(tmp_path, ForgetRequest.of(["a"]))
 
 
-@pytest.mark.parametrize("change", ["written to", "replaced"])
-def test_a_file_that_changes_while_it_is_read_shows(tmp_path, change):
-    """What was hashed must be what was loaded: two files that are open are one and unchanged, or differ in a mark."""
-    path, other = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
-    path.write_bytes(b"one")
-    other.write_bytes(b"two")
-    with path.open("rb") as first:
-        mark = _mark(first)
-        if change == "replaced":
-            other.replace(path)
-        else:
-            time.sleep(0.02)  # file systems keep time in ticks
-            path.write_bytes(b"TWO")
-        with path.open("rb") as second:
-            assert len({mark, _mark(first), _mark(second)}) > 1
+@pytest.mark.parametrize("moment", ["after the look", "after the check"])
+def test_what_is_restored_is_what_was_proved(tmp_path, monkeypatch, moment):
+    """Weights stay in the file until they are copied, and someone may write to it in between."""
+    path = tmp_path / "a.ckpt"
+    state = {"weight": torch.ones(3)}
+    torch.save({"state_dict": state, "erode_ledger": Ledger.unexposed(state, "test").text}, path)
+
+    def and_write(step):
+        def stepped(*arguments, **keywords):
+            result = step(*arguments, **keywords)
+            at = path.read_bytes().index(torch.ones(3).numpy().tobytes())
+            with path.open("r+b") as file:
+                file.seek(at)
+                file.write(torch.full((3,), 2.0).numpy().tobytes())
+            return result
+
+        return stepped
+
+    at = "read_ledger" if moment == "after the look" else "find_unexposed"
+    monkeypatch.setattr(rewinding, at, and_write(getattr(rewinding, at)))
+    with pytest.raises(ValueError, match="not those that the ledger was written for"):
+        restore_to(tmp_path, ForgetRequest.of(["a"]), tmp_path / "out")
+    assert not (tmp_path / "out" / "weights.safetensors").exists()
 
 
 def test_it_takes_the_time_of_loading_a_file(tmp_path):
@@ -218,12 +226,11 @@ def test_it_takes_the_time_of_loading_a_file(tmp_path):
     for number in range(40):
         state = {"weight": torch.full((2_000_000,), float(number))}
         ledger = Ledger(state_digest(state), Ledger.unexposed(state, "test").exposures, steps=number)
-        torch.save({"state_dict": state, "erode_ledger": ledger.content()}, tmp_path / f"{number:02d}.ckpt")
+        torch.save({"state_dict": state, "erode_ledger": ledger.text}, tmp_path / f"{number:02d}.ckpt")
     del module
 
     def read_one():
-        path = tmp_path / "39.ckpt"
-        file_digest(path), state_digest(read_state(path))
+        state_digest(read_state(tmp_path / "39.ckpt"))
 
     def seconds(work):
         times = []
@@ -247,7 +254,7 @@ def test_two_processes_count_what_both_saw_and_restore_the_same(tmp_path):
     releases = [tmp_path / name / "unlearned" for name in ("one", "two")]
     one, two = (json.loads((folder / "unlearning.json").read_text()) for folder in releases)
     assert one["restored_weights"] == two["restored_weights"]
-    assert one["checkpoint_digest"] == two["checkpoint_digest"]
+    assert one["checkpoint_weights"] == two["checkpoint_weights"]
     levels = [read_ledger(folder / "weights.safetensors").exposure.levels for folder in releases]
     assert set(levels[1]) == {*levels[0], "h"}
 

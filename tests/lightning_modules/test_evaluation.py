@@ -66,6 +66,20 @@ def test_a_model_that_takes_the_artefact_for_the_lesion():
     assert values["s_global"] > 0
 
 
+def test_one_score_grows_with_the_lesion_and_the_other_does_not():
+    """A large benign lesion gathers more of the malignant class over the image than a small malignant one."""
+    mask = torch.zeros(2, 4, 4, dtype=torch.long)
+    mask[0] = 1
+    mask[1, 0, 0] = 2
+    logits = logits_of(mask, sure=1.0)
+    logits[:, 0] = torch.where(mask > 0, -20.0, 20.0)  # no class beside the lesion
+    evaluation = Evaluation(NAMES, positive_class=2)
+    evaluation.update(logits, make_batch(mask, flag=torch.tensor([1, 0])))
+    values = {name: value.item() for name, value in evaluation.compute().items()}
+    assert values["auroc"] == values["auroc_robust"] == 0
+    assert values["auroc_foreground"] == values["auroc_foreground_robust"] == 1
+
+
 def test_padding_copies_do_not_count():
     batch = four_images()
     generator = torch.Generator().manual_seed(0)
