@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from ..datamodules import MaskDataModule
-from ..row_trainer import row_trainer
-from ..weights import load_weights, save_weights
+from ...datamodules import MaskDataModule
+from ...row_trainer import row_trainer
+from ...weights import load_weights, save_weights
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from erode.protocols.classification_report import curve_figure, curve_table, subgroup_tables
+from erode.protocols.classification.report import curve_figure, curve_table, subgroup_tables
 
 
 def row(arm, fraction, seed, auroc, recalled, robust=None, kept=None):

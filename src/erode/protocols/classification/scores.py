@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..datamodules import MaskDataModule, MaskDataset
-from ..datamodules.case import Part
-from ..metrics import (
+from ...datamodules import MaskDataModule, MaskDataset
+from ...datamodules.case import Part
+from ...metrics import (
     ImageEvidence,
     SegmentationDice,
     component_probability,

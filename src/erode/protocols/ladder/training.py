@@ -9,9 +9,9 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
-from ..datamodules import MaskDataModule
-from ..row_trainer import row_trainer
-from ..rows import number
+from ...datamodules import MaskDataModule
+from ...row_trainer import row_trainer
+from ...rows import number
 
 
 def train_and_evaluate(

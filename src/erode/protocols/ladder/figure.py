@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..pictures import COLOURS, INK, new_figure
+from ...pictures import COLOURS, INK, new_figure
 
 Record = Mapping[str, Any]
 CURVES = {"auroc_robust": "robust AUROC", "auroc": "AUROC", "dice_lesion": "lesion Dice"}

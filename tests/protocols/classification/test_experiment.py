@@ -13,7 +13,7 @@ from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import ImageClassifier, SegmentationModule
 from erode.objectives import JustTrainTwice
 from erode.protocols.classification import classify
-from erode.protocols.subsets import labelled_ids
+from erode.protocols.classification.subsets import labelled_ids
 
 torch.set_num_threads(1)
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..datamodules import MaskDataModule
-from ..metrics import (
+from ...datamodules import MaskDataModule
+from ...metrics import (
     DecisionRule,
     ImageEvidence,
     RobustAUROC,
@@ -16,7 +16,7 @@ from ..metrics import (
     mann_whitney_auroc,
     subgroup_rates,
 )
-from .image_scores import PROBABILITY, ImageScores
+from .scores import PROBABILITY, ImageScores
 from .subsets import lesion_sizes, subgroups
 
 

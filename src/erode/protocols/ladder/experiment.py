@@ -11,15 +11,15 @@ import torch
 from lightning.pytorch import seed_everything
 from torch.utils.data import DataLoader
 
-from ..datamodules import MaskDataModule, SaabSynthetic
-from ..files import write_json
-from ..lightning_modules import ImageClassifier, SegmentationModule
-from ..masks import View
-from ..metrics import CoarseContent
-from ..pictures import save_figure
-from ..rows import claim, number, stored
-from .ladder_figure import ladder_figure
-from .ladder_report import markdown_table, print_ladder, write_csv
+from ...datamodules import MaskDataModule, SaabSynthetic
+from ...files import write_json
+from ...lightning_modules import ImageClassifier, SegmentationModule
+from ...masks import View
+from ...metrics import CoarseContent
+from ...pictures import save_figure
+from ...rows import claim, number, stored
+from .figure import ladder_figure
+from .report import markdown_table, print_ladder, write_csv
 from .rungs import Rung, rungs
 from .training import train_and_evaluate
 

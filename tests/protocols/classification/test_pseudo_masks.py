@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from erode.metrics import DecisionRule, ImageEvidence
-from erode.protocols.image_scores import ImageScores
-from erode.protocols.pseudo_masks import pseudo_masks
+from erode.protocols.classification.pseudo_masks import pseudo_masks
+from erode.protocols.classification.scores import ImageScores
 
 RULE = DecisionRule(cuts=(1.0, 1.0), thresholds=(0.5, 0.5), healthy=True)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erode.datamodules import SyntheticDermoscopy
-from erode.protocols.subsets import labelled_ids, lesion_sizes, nested_order, subgroups
+from erode.protocols.classification.subsets import labelled_ids, lesion_sizes, nested_order, subgroups
 
 
 def data(**options):

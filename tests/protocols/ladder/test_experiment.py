@@ -9,9 +9,9 @@ from erode.cli import main
 from erode.datamodules import SaabSynthetic
 from erode.masks import SpecificityWindow
 from erode.protocols.ladder import ladder
-from erode.protocols.ladder_figure import ladder_figure
-from erode.protocols.ladder_report import markdown_table
-from erode.protocols.rungs import rungs
+from erode.protocols.ladder.figure import ladder_figure
+from erode.protocols.ladder.report import markdown_table
+from erode.protocols.ladder.rungs import rungs
 
 DATA = {"train_images": 16, "val_images": 2, "test_images": 8, "flips": False, "batch_size": 8}
 ARGUMENTS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..masks import BoundingBox, Coarsening, DiskDilation, SpecificityWindow
+from ...masks import BoundingBox, Coarsening, DiskDilation, SpecificityWindow
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,18 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, seed_everything
 
-from ..datamodules import LabelledSubset, MaskDataModule, SyntheticDermoscopy
-from ..files import write_json
-from ..lightning_modules import ImageClassifier, SegmentationModule
-from ..metrics import DecisionRule
-from ..rows import claim, stored
-from ..weights import load_weights
-from .classification_report import write_report
-from .image_decisions import Judge
-from .image_scores import score_images
+from ...datamodules import LabelledSubset, MaskDataModule, SyntheticDermoscopy
+from ...files import write_json
+from ...lightning_modules import ImageClassifier, SegmentationModule
+from ...metrics import DecisionRule
+from ...rows import claim, stored
+from ...weights import load_weights
+from .decisions import Judge
 from .pseudo_masks import PseudoMasks, pseudo_masks
+from .report import write_report
+from .scores import score_images
 from .subsets import fine_cases, labelled_ids
-from .validated_training import Run, fit_best
+from .training import Run, fit_best
 
 ArmName = Literal["segmentation", "classifier", "semi", "semi_filtered"]
 Pseudo = Literal["all", "consistent"]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import UNKNOWN_FLAG
-from ..datamodules import MaskDataModule
-from ..datamodules.case import Case, Part
+from ...batch import UNKNOWN_FLAG
+from ...datamodules import MaskDataModule
+from ...datamodules.case import Case, Part
 
 SIZES = ("small", "medium", "large")
 

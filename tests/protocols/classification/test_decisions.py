@@ -7,8 +7,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import ImageClassifier, SegmentationModule
 from erode.metrics import DecisionRule
-from erode.protocols.image_decisions import Judge
-from erode.protocols.image_scores import PROBABILITY, score_images
+from erode.protocols.classification.decisions import Judge
+from erode.protocols.classification.scores import PROBABILITY, score_images
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics import DecisionRule
-from .image_scores import ImageScores
+from ...metrics import DecisionRule
+from .scores import ImageScores
 
 
 @dataclass(frozen=True)
