@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Sampler
 
-from ..batch import UNKNOWN_FLAG
 from ..files import digest_of
 from ..masks import Coarsening, DiskDilation, ForgetSplit, PositionPrior, View
 from .augmentation import random_flips
 from .case import Arrays, Case, Part
-from .dataset import EvaluationSampler, Item, MaskDataset
+from .dataset import Item, MaskDataset
+from .loading import forget_sampler, loader, training_sampler
 from .overlay import OVERLAY_FLAG, Overlay
+from .splitting import make_split, read_split
 from .validation import validate_cases
 
 
@@ -152,7 +150,11 @@ class MaskDataModule(LightningDataModule):
     def split(self) -> ForgetSplit:
         """The forget/retain split of the training images."""
         if self._split is None:
-            self._split = self._make_split()
+            cases = self.part("train")
+            if self.split_file is not None:
+                self._split = read_split(self.split_file, cases, self.coarsening)
+            else:
+                self._split = make_split(cases, self.coarsening, self.flag, self.fine_fraction, self.split_seed)
         return self._split
 
     @property
@@ -253,16 +255,14 @@ class MaskDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Item] | dict[str, DataLoader[Item]]:
         """Shuffled batches under the current view; the last incomplete batch is dropped."""
         dataset = self.dataset("train")
-        retain = self._loader(dataset, sampler=self._train_sampler(dataset), drop_last=len(dataset) > self.batch_size)
+        sampler = training_sampler(dataset, self.class_balance)
+        retain = self._loader(dataset, sampler, drop_last=len(dataset) > self.batch_size)
         if not self._forget_beside:
             return retain
         forget = self._named("forget", lambda: self._make_training(View.COARSE))
-        sampler: Sampler[int] = RandomSampler(forget)
-        if _distributed():  # Lightning would pad with copies that push twice
-            sampler = EvaluationSampler(forget, shuffle=True, seed=int(os.environ.get("PL_GLOBAL_SEED", "0")))
         return {
             "retain": retain,
-            "forget": self._loader(forget, sampler=sampler, drop_last=len(forget) > self.batch_size),
+            "forget": self._loader(forget, forget_sampler(forget), drop_last=len(forget) > self.batch_size),
         }
 
     def forget_data(self) -> tuple[MaskDataset, MaskDataset]:
@@ -347,58 +347,10 @@ class MaskDataModule(LightningDataModule):
             transform=transform,
         )
 
-    def _make_split(self) -> ForgetSplit:
-        cases = self.part("train")
-        if self.split_file is not None:
-            split = ForgetSplit.load(self.split_file)
-            if split.coarsening != self.coarsening.describe():
-                raise ValueError(
-                    f"{self.split_file} was drawn for {dict(split.coarsening)}, the data use "
-                    f"{self.coarsening.describe()}; set the coarsening of the split, or draw another"
-                )
-            missing = sorted({case.id for case in cases} ^ {*split.fine, *split.coarse})
-            if missing:
-                raise ValueError(
-                    f"{self.split_file} and the training images differ in {len(missing)} ids, e.g. {missing[0]}; "
-                    "use the split that belongs to this data, or leave split_file out to draw one"
-                )
-            return split
-        only_coarse = {case.id for case in cases if "coarse" in case.paths and "mask" not in case.paths}
-        if only_coarse:
-            fine = [case.id for case in cases if case.id not in only_coarse]
-            return ForgetSplit.given(fine, sorted(only_coarse), self.coarsening.describe())
-        return ForgetSplit.draw(
-            [case.id for case in cases],
-            strata=[(case.label, case.flags.get(self.flag, UNKNOWN_FLAG)) for case in cases],
-            fine_fraction=self.fine_fraction,
-            seed=self.split_seed,
-            coarsening=self.coarsening.describe(),
-        )
-
-    def _train_sampler(self, dataset: MaskDataset) -> Sampler[int]:
-        if self.class_balance == 0:
-            return RandomSampler(dataset)
-        labels = [case.label for case in dataset.cases]
-        count = Counter(labels)
-        return WeightedRandomSampler([count[label] ** -self.class_balance for label in labels], len(labels))
-
     def _loader(
         self, dataset: MaskDataset, sampler: Sampler[int] | None = None, drop_last: bool = False
     ) -> DataLoader[Item]:
-        if sampler is None and _distributed():
-            sampler = EvaluationSampler(dataset)
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+        return loader(dataset, self.batch_size, self.num_workers, sampler, drop_last)
 
 
 def _sizes(case: Case) -> dict[str, int]:
