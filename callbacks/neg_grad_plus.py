@@ -12,15 +12,16 @@ from torch import Tensor
 from ..masks import View
 from ..operator_card import OperatorCard
 from .atom_batches import BatchKeys, mean_over
-from .own_loss import GuardedLoss, logits_of
+from .own_loss import GuardedLoss, first_head, label_loss, logits_of
 
 
 class NegGradPlus(GuardedLoss):
     """Replace the training step by pixel-wise NegGrad+ (theory §6): ``β · ℓ_r - (1 - β) · ℓ_f``.
 
-    ℓ_r is the mean cross-entropy of retained atoms to their labels, ℓ_f that of forget atoms to the coarse labels
-    that the original model was trained on; both means are over the atoms of all processes. The second term is
-    unbounded, so a guard stops the run before collapse (see :class:`~erode.callbacks.own_loss.GuardedLoss`).
+    ℓ_r is the module's own loss on retained atoms, where it has a method ``loss_of(output, batch)`` as ours have, else
+    the mean cross-entropy to their labels; ℓ_f is the cross-entropy of forget atoms to the coarse labels that the
+    original model was trained on. Means are over the atoms of all processes. The second term is unbounded, so a guard
+    stops the run before collapse (see :class:`~erode.callbacks.own_loss.GuardedLoss`).
 
     A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
     "forget": ...}``. The shorter one is cycled. Running statistics follow the retained images alone.
@@ -92,9 +93,9 @@ class NegGradPlus(GuardedLoss):
     def loss(self, trainer: Trainer, module: LightningModule, batch: Any) -> tuple[Tensor, int]:
         """``β · ℓ_r - (1 - β) · ℓ_f``."""
         retained = self._keys.retained(batch["retain"])
-        logits = logits_of(module, retained.image).float()
-        self.guard.see(logits, retained.label, retained.where)
-        descent = mean_over(trainer, F.cross_entropy(logits, retained.label, reduction="none"), retained.where)
+        output = module(retained.image)
+        self.guard.see(first_head(output, retained.image, module).float(), retained.label, retained.where)
+        descent = label_loss(trainer, module, output, retained, batch["retain"])
         forgotten = self._keys.forgotten(batch["forget"])
         with self.statistics_held():
             logits = logits_of(module, forgotten.image).float()

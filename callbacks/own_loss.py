@@ -10,7 +10,9 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.nn import functional as F
 
+from .atom_batches import Atoms, mean_over
 from .collapse_guard import CollapseGuard
 from .operator import UnlearningOperator
 
@@ -114,6 +116,27 @@ class GuardedLoss(OwnLoss, base=True):
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """What the guard did."""
         return {"collapse_guard": self.guard.report}
+
+
+def label_loss(trainer: Trainer, module: LightningModule, output: Any, atoms: Atoms, batch: Any) -> Tensor:
+    """How far a module is from the retained labels, by the loss it was trained with.
+
+    A module with a method ``loss_of(output, batch)``, as :class:`~erode.lightning_modules.SegmentationModule`, says so;
+    of any other it is the mean cross-entropy of retained atoms, over all processes.
+
+    Args:
+        trainer: of the run.
+        module: the module.
+        output: what its ``forward`` made of ``atoms.image``.
+        atoms: retained ones.
+        batch: they were read from.
+    """
+    own = getattr(module, "loss_of", None)
+    if callable(own):
+        loss: Tensor = own(output, batch)
+        return loss
+    logits = first_head(output, atoms.image, module).float()
+    return mean_over(trainer, F.cross_entropy(logits, atoms.label, reduction="none"), atoms.where)
 
 
 def logits_of(module: LightningModule, image: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -15,7 +14,7 @@ from ..distillation import divergence_from_teacher
 from ..masks import View
 from ..operator_card import OperatorCard
 from .atom_batches import BatchKeys, mean_over
-from .own_loss import OwnLoss, logits_of
+from .own_loss import OwnLoss, first_head, label_loss, logits_of
 from .teacher import Teacher
 
 
@@ -23,8 +22,9 @@ class Scrub(OwnLoss):
     """Replace the training step by pixel-wise SCRUB (theory §6), with the original model as the teacher.
 
     The run alternates. A *max-phase* ascends on ``KL_T(teacher ‖ student)`` over forget atoms; each of the first
-    ``msteps`` is followed by a *min-phase* that descends on ``α · KL_T + γ · cross-entropy`` over retained atoms, and
-    then min-phases follow to the end. Phases are counted in optimiser steps, or in epochs (of the longer of the two
+    ``msteps`` is followed by a *min-phase* that descends on ``α · KL_T + γ · ℓ`` over retained atoms, and then
+    min-phases follow to the end; ℓ is the module's own loss, where it has a method ``loss_of(output, batch)`` as ours
+    have, else the cross-entropy. Phases are counted in optimiser steps, or in epochs (of the longer of the two
     loaders). The loss of a max-phase is unbounded, so keep it short: in the paper it is a pass over a forget set of a
     few batches, and a min-phase one over all that is retained. One optimiser, the user's, takes all steps. On pixels
     whose label was corrected (the ring of a finely annotated image) KL_T is left out of the min-phase: the teacher
@@ -166,7 +166,7 @@ class Scrub(OwnLoss):
         return not self._pushes(self._phase_now(trainer))
 
     def loss(self, trainer: Trainer, module: LightningModule, batch: Any) -> tuple[Tensor, int]:
-        """Of the phase: ``-KL_T`` over forget atoms, or ``α · KL_T + γ · cross-entropy`` over retained ones."""
+        """Of the phase: ``-KL_T`` over forget atoms, or ``α · KL_T + γ · ℓ`` over retained ones."""
         assert self._teacher is not None
         if self._pushes(self._phase):
             atoms = self._keys.forgotten(batch["forget"])
@@ -175,12 +175,12 @@ class Scrub(OwnLoss):
             away = divergence_from_teacher(student, self._teacher.logits(module, atoms.image), self.temperature)
             return -mean_over(trainer, away, atoms.where), len(atoms.image)
         atoms = self._keys.retained(batch["retain"])
-        student = logits_of(module, atoms.image)
+        output = module(atoms.image)
+        student = first_head(output, atoms.image, module)
         near = divergence_from_teacher(student, self._teacher.logits(module, atoms.image), self.temperature)
-        labels = F.cross_entropy(student.float(), atoms.label, reduction="none")
         kept = atoms.where & ~self._keys.corrected(batch["retain"], atoms)
-        loss = self.alpha * mean_over(trainer, near, kept) + self.gamma * mean_over(trainer, labels, atoms.where)
-        return loss, len(atoms.image)
+        labels = label_loss(trainer, module, output, atoms, batch["retain"])
+        return self.alpha * mean_over(trainer, near, kept) + self.gamma * labels, len(atoms.image)
 
     def shortfall(self) -> str | None:
         """A run that stopped early may have stopped where nothing was repaired yet."""

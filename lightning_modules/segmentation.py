@@ -100,17 +100,23 @@ class SegmentationModule(EvaluatedModule):
         return cast(Tensor, self._window(image, self.network))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss of a batch; networks with deep supervision weigh coarser outputs by halves."""
+        """The loss of a batch."""
         self._check_once(batch)
+        loss = self.loss_of(self(batch["image"]), batch)
+        self.log("train/loss", loss, batch_size=len(batch["image"]))
+        return loss
+
+    def loss_of(self, output: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The loss of what :meth:`forward` returned; networks with deep supervision weigh coarser outputs by halves.
+
+        Operators with a loss of their own ask for it, to train on what is retained as this module does.
+        """
         image = batch["image"]
-        logits = self(image)
         # DynUNet stacks its supervision heads: [B, heads, K, *spatial]
-        heads = logits.unbind(1) if logits.ndim == image.ndim + 1 else [logits]
+        heads = output.unbind(1) if output.ndim == image.ndim + 1 else [output]
         weights = [0.5**head for head in range(len(heads))]
         losses = [self.loss(self._checked(head, image), batch) for head in heads]
-        loss = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
-        self.log("train/loss", loss, batch_size=len(batch["image"]))
-        return loss  # type: ignore[no-any-return]
+        return sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)  # type: ignore[no-any-return]
 
     def evaluate(self, metrics: Evaluation, batch: dict[str, Any]) -> Tensor:
         """Add a batch to the metrics; returns the logits."""
