@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from erode.comparison import compare
+from erode.protocols.classification import classify
+from erode.protocols.ladder import ladder
 from erode.rows import claim, number, stored
 
 
@@ -36,6 +39,12 @@ def test_of_two_that_want_a_row_one_computes_it(tmp_path):
         rows = list(pool.map(lambda _: stored(path, compute), range(2)))
     assert rows == [{"value": 1}, {"value": 1}]
     assert [file.name for file in path.parent.iterdir()] == ["one.json"]
+
+
+@pytest.mark.parametrize("command", [compare, ladder, classify])
+def test_no_experiment_counts_a_seed_twice(command, tmp_path):
+    with pytest.raises(ValueError, match="seeds has 1 more than once"):
+        command(out=tmp_path / "out", seeds=[1, 0, 1])
 
 
 def test_undefined_values_become_none():

@@ -17,6 +17,7 @@ from .lightning_modules import SegmentationModule
 from .methods import DEFAULT_METHODS, METHODS, MethodName
 from .pictures import Sample, gallery_figure, save_figure
 from .report import report
+from .rows import check_once
 from .weights import load_weights
 
 COLUMNS = (
@@ -69,8 +70,9 @@ def compare(
         wandb_group: group of the runs in Weights & Biases; None = they are not logged there.
 
     Raises:
-        ValueError: if ``out`` holds another comparison, or a row lacks the one it starts from.
+        ValueError: if ``out`` holds another comparison, a row lacks the one it starts from, or is named twice.
     """
+    check_once(seeds=seeds, methods=methods)
     check_order(methods, [name for name in METHODS if all(weights_of(out, name, seed).exists() for seed in seeds)])
     experiment = Experiment(
         data, model, out, steps, evaluate_on, accelerator, precision, epsilon, delta, validations, wandb_group

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,23 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+def check_once(**given: Sequence[Any]) -> None:
+    """Refuse what is named twice: a row that counts twice would narrow the spread over seeds.
+
+    Args:
+        given: what was asked for, by what it is called.
+
+    Raises:
+        ValueError: naming the first.
+
+    Example:
+        >>> check_once(seeds=[0, 1, 2], methods=["coarse"])
+    """
+    for what, values in given.items():
+        if twice := [value for value, times in Counter(values).items() if times > 1]:
+            raise ValueError(f"{what} has {twice[0]!r} more than once; name each once")
 
 
 def claim(out: Path, settings: Mapping[str, Any], what: str) -> None:

@@ -102,6 +102,7 @@ BASE = {"methods": ["coarse"], "seeds": [0], "data": SYNTHETIC}
         ({"base": BASE, "axes": {"a": None}}, "its values by name"),
         ({"base": BASE, "axes": {"a": {"b": "text"}}}, "must be a configuration"),
         ({"base": BASE, "axes": {"parameters": {"few": {}}}}, "column 'parameters' already"),
+        ({"base": BASE, "axes": {"a": {"b": None}}}, "every value of axis 'a' is left out"),
         ({"base": {**BASE, "seeds": [0, 1, 0]}}, "seeds has 0 more than once"),
         ({"base": {**BASE, "methods": ["coarse", "coarse"]}}, "methods has 'coarse' more than once"),
     ],
@@ -109,6 +110,11 @@ BASE = {"methods": ["coarse"], "seeds": [0], "data": SYNTHETIC}
 def test_what_is_no_grid_is_refused_in_words(tmp_path, content, says):
     with pytest.raises(ValueError, match=says):
         read_grid(written(tmp_path, content))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="there is no grid at"):
+        read_grid(tmp_path / "grid.yaml")
 
 
 def test_broken_yaml_is_refused_in_words(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from ..comparison import COLUMNS, check_order, compare
 from ..experiment import Experiment
 from ..files import digest_of
+from ..rows import check_once
 
 Config = dict[str, Any]
 """A configuration of ``erode compare``, plain data."""
@@ -107,6 +107,8 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
                 )
     cells = []
     kept = [[(name, value) for name, value in values.items() if value is not None] for values in axes.values()]
+    if empty := [axis for axis, values in zip(axes, kept, strict=True) if not values]:
+        raise ValueError(f"{path}: every value of axis {empty[0]!r} is left out (null), so no row is; keep one")
     for chosen in itertools.product(*kept):
         config = content["base"]
         for _, value in chosen:
@@ -115,7 +117,7 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
         try:
             _arguments(config)
             check_order(cell.methods)
-            _check_once(cell)
+            check_once(methods=cell.methods, seeds=cell.seeds)
         except (ArgumentError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, {cell.name}: {error}") from error
         cells.append(cell)
@@ -137,6 +139,10 @@ def merged(base: Config, patch: Config) -> Config:
 
 
 def _read(path: Path) -> Config:
+    if not path.is_file():
+        raise ValueError(
+            f"there is no grid at {path}; give a YAML file as in docs/benchmark.md"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -144,13 +150,6 @@ def _read(path: Path) -> Config:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a mapping with 'base' and 'axes', not a {type(content).__name__}")
     return content
-
-
-def _check_once(cell: Cell) -> None:
-    """A row that counts twice would narrow the spread over seeds."""
-    for what, given in (("methods", cell.methods), ("seeds", cell.seeds)):
-        if twice := [value for value, times in Counter(given).items() if times > 1]:
-            raise ValueError(f"{what} has {twice[0]!r} more than once; name each once")
 
 
 def _arguments(config: Config) -> dict[str, Any]:

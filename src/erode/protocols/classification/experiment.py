@@ -16,7 +16,7 @@ from ...datamodules import LabelledSubset, MaskDataModule, SyntheticDermoscopy
 from ...files import write_json
 from ...lightning_modules import ImageClassifier, SegmentationModule
 from ...metrics import DecisionRule
-from ...rows import claim, stored
+from ...rows import check_once, claim, stored
 from ...weights import load_weights
 from .decisions import Judge
 from .pseudo_masks import PseudoMasks, pseudo_masks
@@ -96,6 +96,7 @@ def classify(
     names = data.class_names
     model = model or functools.partial(SegmentationModule, class_names=names, num_classes=len(names))
     classifier = classifier or functools.partial(ImageClassifier, class_names=names, num_classes=len(names))
+    check_once(arms=arms, seeds=seeds, fractions=fractions)
     _check_order(arms)
     data.prepare_data()
     positive = _check_models(model(), classifier())

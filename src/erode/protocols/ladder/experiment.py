@@ -17,7 +17,7 @@ from ...lightning_modules import ImageClassifier, SegmentationModule
 from ...masks import View
 from ...metrics import CoarseContent
 from ...pictures import save_figure
-from ...rows import claim, number, stored
+from ...rows import check_once, claim, number, stored
 from .figure import ladder_figure
 from .report import markdown_table, print_ladder, write_csv
 from .rungs import Rung, rungs
@@ -88,6 +88,7 @@ def ladder(
         "evaluated on": evaluate_on,
         "torch": torch.__version__,
     }
+    check_once(seeds=seeds, rungs=[rung.name for rung in steps_up])
     claim(out, settings, "ladder")
     contents, rows = [], []
     for rung in steps_up:
