@@ -2,7 +2,6 @@
 
 import json
 import time
-import warnings
 
 import lightning.pytorch as pl
 import pytest
@@ -10,84 +9,17 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     EarlyStopping,
-    EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
-    StochasticWeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from noisy_runs import OPERATORS, STEPS, Module, Watch, content, fit, network
 from torch import nn
-from torch.utils.data import DataLoader
 
-from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
+from erode.callbacks import GradientClipping, OutputPerturbation
 from erode.certificate import VerificationError
 from erode.verify import check_certificate, verify
 from erode.weights import load_weights, save_weights, weights_digest
-
-OPERATORS = [GradientClipping, ModelClipping, OutputPerturbation]
-STEPS = 5
-
-
-def network(norm=True):
-    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)]
-    return nn.Sequential(*layers[:1], *([nn.BatchNorm2d(4)] if norm else []), *layers[1:])
-
-
-class Module(pl.LightningModule):
-    def __init__(self, net=None, rate=0.01):
-        super().__init__()
-        self.network = net or network()
-        self.rate = rate
-
-    def training_step(self, batch, index):
-        loss = nn.functional.cross_entropy(self.network(batch["image"]), batch["mask"])
-        self.log("loss", loss)
-        return loss
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.rate)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def loader():
-    generator = torch.Generator().manual_seed(1)
-    items = [
-        {
-            "image": torch.randn(3, 8, 8, generator=generator),
-            "mask": torch.randint(0, 2, (8, 8), generator=generator),
-        }
-        for _ in range(8)
-    ]
-    return DataLoader(items, batch_size=4)
-
-
-def fit(module, folder, *callbacks, ckpt_path=None, max_steps=9, **settings):
-    settings = {"enable_checkpointing": False, "logger": False, **settings}
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=max_steps, callbacks=list(callbacks), default_root_dir=folder,
-        enable_progress_bar=False, enable_model_summary=False, **settings,
-    )  # fmt: skip
-    trainer.fit(module, loader(), ckpt_path=ckpt_path)
-    return trainer
-
-
-def content(folder):
-    return json.loads((folder / "unlearned" / "certificate.json").read_text())
-
-
-class Watch(pl.Callback):
-    """The optimiser of every step; optionally interferes at one."""
-
-    def __init__(self, at=None, act=None):
-        self.names, self.at, self.act = [], at, act
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        if self.act is not None and trainer.global_step == self.at:
-            self.act(trainer, module)
-
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.names.append(type(optimizer).__name__)
 
 
 @pytest.mark.parametrize("operator_class", OPERATORS)
@@ -182,111 +114,6 @@ def test_only_a_head_is_exposed_where_the_rest_is_the_anchors(tmp_path):
 
 
 # What is said before ---------------------------------------------------------------------------------------------
-
-
-def warnings_of(folder, operator, module=None):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit(module or Module(), folder, operator)
-    return [str(warning.message) for warning in caught]
-
-
-@pytest.mark.parametrize("operator_class", OPERATORS)
-def test_a_start_that_will_not_survive_is_foretold_once(operator_class, tmp_path):
-    operator = operator_class(anchor="zeros")
-    operator = operator if operator_class is OutputPerturbation else operator_class(anchor="zeros", steps=STEPS)
-    module = Module()
-    d = sum(parameter.numel() for parameter in module.parameters())
-    said = [text for text in warnings_of(tmp_path, operator, module) if "the start" in text]
-    signal, noise = operator.mechanism.signal_and_noise(d)
-    assert len(said) == 1
-    assert said[0].startswith(f"{operator_class.__name__} at epsilon = 1, delta = 1e-07 with {d} exposed parameters")
-    assert f"noise {noise:.3g}, ratio {signal / noise:.2g}" in said[0]
-    assert "the start will not survive: this is a re-initialisation; retrain exactly on the retain view" in said[0]
-
-
-def test_what_is_foretold_does_not_depend_on_the_trained_weights(tmp_path):
-    said = []
-    for run in ("a", "b"):
-        torch.manual_seed(len(said))
-        said += [text for text in warnings_of(tmp_path / run, OutputPerturbation()) if "the start" in text]
-    assert len(said) == 2
-    assert said[0] == said[1]
-
-
-def test_a_start_that_survives_is_no_reason_to_warn(tmp_path):
-    operator = OutputPerturbation(epsilon=None, sigma=1e-3, radius=1.0)
-    assert not [text for text in warnings_of(tmp_path, operator) if "the start" in text]
-
-
-@pytest.mark.parametrize(("delta", "warned"), [(1e-3, True), (1e-5, False)])
-def test_a_delta_that_is_large_for_the_pixels_of_an_image_is_warned_of_once(delta, warned, tmp_path):
-    """64 pixels: δ·|Λ| = 0.064, or 0.00064."""
-    said = [text for text in warnings_of(tmp_path, OutputPerturbation(delta=delta)) if "pixels" in text]
-    assert len(said) == warned
-    if warned:
-        assert "delta = 0.001 times 64 pixels per image is 0.064" in said[0]
-        assert "choose delta <= 0.0001" in said[0]
-
-
-# What is refused ------------------------------------------------------------------------------------------------
-
-
-class Manual(Module):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-
-class WithBuffer(nn.Sequential):
-    def __init__(self):
-        super().__init__(*network(norm=False))
-        self.register_buffer("memory", torch.ones(2))
-
-
-def frozen():
-    module = Module(network(norm=False))
-    module.network[0].requires_grad_(False)
-    return module
-
-
-REFUSALS = {
-    "manual optimisation": (Manual, [], {}, "optimises manually"),
-    "bf16-true": (Module, [], {"precision": "bf16-true"}, "rounds the noise away.*use 32-true"),
-    "EMA": (Module, [lambda: EMAWeightAveraging()], {}, "EMAWeightAveraging averages in the original weights"),
-    "SWA": (Module, [lambda: StochasticWeightAveraging(0.1)], {}, "StochasticWeightAveraging replaces"),
-    "too few steps": (Module, [], {"max_steps": STEPS - 1}, "needs 5 optimiser steps, this run takes 4"),
-    "unreset buffer": (lambda: Module(WithBuffer()), [], {}, "cannot re-initialise network.memory.*give anchor=FILE"),
-    "frozen and trained": (frozen, [], {}, r"network\.0\.\w+ is neither exposed nor equal to the anchor's"),
-    "bf16 weights": (lambda: Module().bfloat16(), [], {}, "stored as torch.bfloat16.*keep weights in float32"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSALS)
-def test_refused_before_the_first_step(name, tmp_path):
-    make, callbacks, settings, message = REFUSALS[name]
-    watch = Watch()
-    with pytest.raises(MisconfigurationException, match=message):
-        fit(make(), tmp_path, GradientClipping(steps=STEPS), watch, *[c() for c in callbacks], **settings)
-    assert watch.names == []
-    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
-
-
-def test_noise_below_the_rounding_of_the_weights_is_refused(tmp_path):
-    with pytest.raises(MisconfigurationException, match="lost in the rounding"):
-        fit(Module(), tmp_path, GradientClipping(epsilon=None, sigma=1e-8, steps=STEPS))
-
-
-def test_a_buffer_equal_to_the_anchors_is_fine_and_another_is_not(tmp_path):
-    module = Module(WithBuffer())
-    path = save_weights(module, tmp_path / "anchor.safetensors")
-    fit(module, tmp_path / "a", GradientClipping(steps=STEPS, anchor=path))
-    module.network.memory.add_(1)
-    with pytest.raises(MisconfigurationException, match=r"network\.memory is neither"):
-        fit(module, tmp_path / "b", GradientClipping(steps=STEPS, anchor=path))
-
-
-# What ends too early --------------------------------------------------------------------------------------------
 
 
 def crash(trainer, module):
