@@ -236,7 +236,9 @@ class UnlearningOperator(Callback):
                 "steps": steps,
                 "gradient_evaluations": None if beside is None else round(evaluations + beside),
                 "planned_steps": int(planned) if math.isfinite(planned) else None,
-                "seconds": round(time.monotonic() - self._started, 3),
+                # An effort that depends on the trained weights, where no noise covers it, is told neither in evaluations
+                # nor in time.
+                "seconds": None if beside is None else round(time.monotonic() - self._started, 3),
                 "software": {
                     "erode": __version__,
                     "torch": torch.__version__,
