@@ -76,6 +76,7 @@ class CertifiedOperator(UnlearningOperator, base=True):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put a certificate for the weights of this moment into the checkpoint."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._record:
             why_not = self.shortfall()
             over = self._statistics is None

@@ -13,7 +13,8 @@ class DeferredCheck:
 
     Asking a GPU for a number makes the host wait until everything queued before is done, which leaves the GPU idle
     after each step. Here the answer is copied to the host behind the work, and read when that is queued which
-    comes next. An answer that comes late still comes before anything leaves the run.
+    comes next. An answer that comes late still comes before anything leaves the run, and a refusal stays one: whoever
+    asks or looks later, say to save what the run has come to, is refused, too.
 
     Args:
         refusal: makes the exception.
@@ -28,6 +29,7 @@ class DeferredCheck:
         self._refusal = refusal
         self._answer: Tensor | None = None
         self._arrived: torch.cuda.Event | None = None
+        self._refused = False
 
     def ask(self, refused: Tensor) -> None:
         """Ask whether to refuse; one answer is awaited at a time.
@@ -36,8 +38,9 @@ class DeferredCheck:
             refused: one boolean.
 
         Raises:
-            Exception: the refusal, on any device but CUDA; there, that of the question before.
+            Exception: the refusal, on any device but CUDA; there, that of a question before.
         """
+        self._check()
         if refused.device.type != "cuda":
             self._demand(refused)
             return
@@ -54,7 +57,7 @@ class DeferredCheck:
         Raises:
             Exception: the refusal.
         """
-        if self._arrived is not None and self._arrived.query():  # type: ignore[no-untyped-call]
+        if self._arrived is None or self._arrived.query():  # type: ignore[no-untyped-call]
             self.settle()
 
     def settle(self) -> None:
@@ -67,7 +70,12 @@ class DeferredCheck:
             self._arrived.synchronize()
             self._arrived = None
             self._demand(self._answer)
+        self._check()
 
     def _demand(self, refused: Tensor) -> None:
-        if bool(refused):
+        self._refused |= bool(refused)
+        self._check()
+
+    def _check(self) -> None:
+        if self._refused:
             raise self._refusal()

@@ -18,10 +18,11 @@ from .own_loss import GuardedLoss, first_head, label_loss, logits_of
 class NegGradPlus(GuardedLoss):
     """Replace the training step by pixel-wise NegGrad+ (theory §6): ``β · ℓ_r - (1 - β) · ℓ_f``.
 
-    ℓ_r is the module's own loss on retained atoms, where it has a method ``loss_of(output, batch)`` as ours have, else
-    the mean cross-entropy to their labels; ℓ_f is the cross-entropy of forget atoms to the coarse labels that the
-    original model was trained on. Means are over the atoms of all processes. The second term is unbounded, so a guard
-    stops the run before collapse (see :class:`~erode.callbacks.own_loss.GuardedLoss`).
+    ℓ_r is the module's own loss, where it has a method ``loss_of(output, batch)`` and batches are those of
+    :mod:`erode.batch`, else the mean cross-entropy of retained atoms to their labels; ℓ_f is the cross-entropy of
+    forget atoms to the coarse labels that the original model was trained on. Cross-entropies are means over the atoms
+    of all processes. The second term is unbounded, so a guard stops the run before collapse (see
+    :class:`~erode.callbacks.own_loss.GuardedLoss`).
 
     A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
     "forget": ...}``. The shorter one is cycled. Running statistics follow the retained images alone.
@@ -95,7 +96,7 @@ class NegGradPlus(GuardedLoss):
         retained = self._keys.retained(batch["retain"])
         output = module(retained.image)
         self.guard.see(first_head(output, retained.image, module).float(), retained.label, retained.where)
-        descent = label_loss(trainer, module, output, retained, batch["retain"])
+        descent = label_loss(trainer, module, output, retained, batch["retain"], self._keys)
         forgotten = self._keys.forgotten(batch["forget"])
         with self.statistics_held():
             logits = logits_of(module, forgotten.image).float()

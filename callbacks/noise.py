@@ -49,7 +49,7 @@ class KeyedNoise:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._tensors: list[Tensor] = []
-        self._places: list[int] = []
+        self._places: list[tuple[int, int]] = []
         self._chunks: list[Chunk] = []
         self._generator: torch.Generator | None = None
 
@@ -80,7 +80,7 @@ class KeyedNoise:
 
     def _cut(self, tensors: Sequence[Tensor]) -> list[Chunk]:
         """As at the draw before, if it was for the same tensors: cutting costs a GPU's host as much as drawing."""
-        places = [tensor.data_ptr() for tensor in tensors]
+        places = [(tensor.data_ptr(), tensor.numel()) for tensor in tensors]
         same = len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors))
         if not same or places != self._places:
             size = _CPU_CHUNK if tensors[0].device.type == "cpu" else _DEVICE_CHUNK

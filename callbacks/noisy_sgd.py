@@ -124,7 +124,7 @@ class NoisySGD(Optimizer):
 
     def _current_versions(self) -> list[int]:
         # Torch counts in-place writes. A replaced tensor keeps its own count, so its address is watched too.
-        return [number for p in self._weights for number in (p._version, p.data_ptr())]
+        return [number for p in self._weights for number in (p._version, p.data_ptr(), p.numel())]
 
 
 def vector_norm(vector: Vector) -> Tensor:

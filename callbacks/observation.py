@@ -14,6 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from .borrowed_weights import call_with, named_tensors
+
 Key = str | int
 """Where a batch keeps something: a key of a dict, or a position in a tuple."""
 
@@ -82,7 +84,7 @@ def class_map(value: Tensor, image: Tensor) -> Tensor:
 
 def initial_weights(module: LightningModule) -> dict[str, Tensor]:
     """Copy parameters and buffers to the CPU; those that do not exist yet are left out."""
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    named = named_tensors(module)
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in named.items()
@@ -110,7 +112,7 @@ def predict(trainer: Trainer, module: LightningModule, image: Tensor, weights: W
             logits = module(image)
         else:
             there = {name: tensor.to(image.device) for name, tensor in weights.items()}
-            logits = torch.func.functional_call(module, there, (image,))
+            logits = call_with(module, there, image)
     if not isinstance(logits, Tensor) or logits.ndim != image.ndim or logits.shape[2:] != image.shape[2:]:
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise MisconfigurationException(

@@ -17,7 +17,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import Parameter, is_lazy
 
 from .._version import __version__
 from ..batch import Role
@@ -89,6 +89,7 @@ class UnlearningOperator(Callback):
         self._started = 0.0
         self._statistics: RunningStatistics | None = None
         self._forget_served = DeferredCheck(self._forget_atoms_refused)
+        self._parameters: dict[str, Parameter] = {}
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -133,6 +134,7 @@ class UnlearningOperator(Callback):
         if stage != "fit":
             return
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
+        self._forget_served = DeferredCheck(self._forget_atoms_refused)
         data = _datamodule(trainer)
         if hasattr(data, "serve"):
             self._view_before = data.view
@@ -166,6 +168,7 @@ class UnlearningOperator(Callback):
             )
         self.check(trainer, pl_module)
         self._started = time.monotonic()
+        self._parameters = dict(pl_module.named_parameters())
         self._statistics = RunningStatistics(pl_module)
         identity = self._identity(trainer)
         if self._resumed:
@@ -207,6 +210,7 @@ class UnlearningOperator(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
         self._forget_served.settle()
+        self._check_parameters(pl_module)
         self.finished = True
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
@@ -236,8 +240,7 @@ class UnlearningOperator(Callback):
                 "steps": steps,
                 "gradient_evaluations": None if beside is None else round(evaluations + beside),
                 "planned_steps": int(planned) if math.isfinite(planned) else None,
-                # An effort that depends on the trained weights, where no noise covers it, is told neither in evaluations
-                # nor in time.
+                # Where effort depends on trained weights and no noise covers it, neither evaluations nor time are told.
                 "seconds": None if beside is None else round(time.monotonic() - self._started, 3),
                 "software": {
                     "erode": __version__,
@@ -254,9 +257,15 @@ class UnlearningOperator(Callback):
         if self._view_before is not None:
             _datamodule(trainer).serve(self._view_before)
             self._view_before = None
+        self._parameters = {}
         if self._statistics is not None:
             self._statistics.give_back()
             self._statistics = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save nothing that the run would not release."""
+        self._forget_served.settle()
+        self._check_parameters(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The record so far, plain data."""
@@ -274,6 +283,16 @@ class UnlearningOperator(Callback):
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         if trainer.is_global_zero:
             write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
+
+    def _check_parameters(self, module: LightningModule) -> None:
+        """Refuse other parameters than those that the optimiser was given: training went past them."""
+        now = dict(module.named_parameters())
+        strange = [name for name, own in self._parameters.items() if now.get(name) is not own]
+        if strange or (self._parameters and now.keys() != self._parameters.keys()):
+            raise MisconfigurationException(
+                f"{(strange or ['a parameter'])[0]} was replaced since the run began, so what the module holds is not "
+                "what was trained; let no callback or hook put other tensors into the module's place"
+            )
 
     def _forget_atoms_refused(self) -> MisconfigurationException:
         return MisconfigurationException(

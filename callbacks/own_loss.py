@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from .atom_batches import Atoms, mean_over
+from .atom_batches import Atoms, BatchKeys, mean_over
 from .collapse_guard import CollapseGuard
 from .operator import UnlearningOperator
 
@@ -118,11 +118,15 @@ class GuardedLoss(OwnLoss, base=True):
         return {"collapse_guard": self.guard.report}
 
 
-def label_loss(trainer: Trainer, module: LightningModule, output: Any, atoms: Atoms, batch: Any) -> Tensor:
-    """How far a module is from the retained labels, by the loss it was trained with.
+def label_loss(
+    trainer: Trainer, module: LightningModule, output: Any, atoms: Atoms, batch: Any, keys: BatchKeys
+) -> Tensor:
+    """How far a module is from the retained labels, by the loss it was trained with where that can be told.
 
-    A module with a method ``loss_of(output, batch)``, as :class:`~erode.lightning_modules.SegmentationModule`, says so;
-    of any other it is the mean cross-entropy of retained atoms, over all processes.
+    A module with a method ``loss_of(output, batch)``, as :class:`~erode.lightning_modules.SegmentationModule`, says so
+    for batches as :mod:`erode.batch` defines them, under the usual keys. Its mean is that of a process, as in training.
+    Of anything else it is the mean cross-entropy of retained atoms, over all processes: what an operator was told of
+    keys and roles is unknown to such a method.
 
     Args:
         trainer: of the run.
@@ -130,9 +134,10 @@ def label_loss(trainer: Trainer, module: LightningModule, output: Any, atoms: At
         output: what its ``forward`` made of ``atoms.image``.
         atoms: retained ones.
         batch: they were read from.
+        keys: by which they were read.
     """
     own = getattr(module, "loss_of", None)
-    if callable(own):
+    if callable(own) and keys == BatchKeys("image", "mask", "coarse", "role") and isinstance(batch, Mapping):
         loss: Tensor = own(output, batch)
         return loss
     logits = first_head(output, atoms.image, module).float()

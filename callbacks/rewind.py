@@ -153,6 +153,7 @@ class Rewind(UnlearningOperator):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the ledger of the weights of this moment into the checkpoint."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._recorder is not None:
             checkpoint[CHECKPOINT_KEY] = self._recorder.ledger(tensors_in(checkpoint["state_dict"])).text
 

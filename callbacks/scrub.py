@@ -23,12 +23,12 @@ class Scrub(OwnLoss):
 
     The run alternates. A *max-phase* ascends on ``KL_T(teacher ‖ student)`` over forget atoms; each of the first
     ``msteps`` is followed by a *min-phase* that descends on ``α · KL_T + γ · ℓ`` over retained atoms, and then
-    min-phases follow to the end; ℓ is the module's own loss, where it has a method ``loss_of(output, batch)`` as ours
-    have, else the cross-entropy. Phases are counted in optimiser steps, or in epochs (of the longer of the two
-    loaders). The loss of a max-phase is unbounded, so keep it short: in the paper it is a pass over a forget set of a
-    few batches, and a min-phase one over all that is retained. One optimiser, the user's, takes all steps. On pixels
-    whose label was corrected (the ring of a finely annotated image) KL_T is left out of the min-phase: the teacher
-    says there what is to be forgotten.
+    min-phases follow to the end; ℓ is the module's own loss, where it has a method ``loss_of(output, batch)`` and
+    batches are those of :mod:`erode.batch`, else the cross-entropy. Phases are counted in optimiser steps, or in epochs
+    (of the longer of the two loaders). The loss of a max-phase is unbounded, so keep it short: in the paper it is a
+    pass over a forget set of a few batches, and a min-phase one over all that is retained. One optimiser, the user's,
+    takes all steps. On pixels whose label was corrected (the ring of a finely annotated image) KL_T is left out of the
+    min-phase: the teacher says there what is to be forgotten.
 
     A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
     "forget": ...}``. Running statistics follow the retained images alone. A run that would end within or right
@@ -179,7 +179,7 @@ class Scrub(OwnLoss):
         student = first_head(output, atoms.image, module)
         near = divergence_from_teacher(student, self._teacher.logits(module, atoms.image), self.temperature)
         kept = atoms.where & ~self._keys.corrected(batch["retain"], atoms)
-        labels = label_loss(trainer, module, output, atoms, batch["retain"])
+        labels = label_loss(trainer, module, output, atoms, batch["retain"], self._keys)
         return self.alpha * mean_over(trainer, near, kept) + self.gamma * labels, len(atoms.image)
 
     def shortfall(self) -> str | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from .borrowed_weights import call_with, named_tensors
 from .observation import evaluating
 from .own_loss import first_head
 
@@ -28,7 +29,7 @@ class Teacher:
     """
 
     def __init__(self, module: LightningModule, state: Mapping[str, Tensor] | None = None) -> None:
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        own = named_tensors(module)
         source = own if state is None else state
         self._state = {name: _halved(source[name].detach()).to(own[name].device) for name in own}
         self._dtypes = {id(self._state[name]): tensor.dtype for name, tensor in own.items()}
@@ -45,7 +46,7 @@ class Teacher:
     def logits(self, module: LightningModule, image: Tensor) -> Tensor:
         """What the original model says of images ``[B, C, *spatial]``: logits ``[B, K, *spatial]``, no gradient."""
         with evaluating(module), torch.no_grad(), _Widening(self._dtypes):
-            logits = torch.func.functional_call(module, self._state, (image,))
+            logits = call_with(module, self._state, image)
         return first_head(logits, image, module)
 
 

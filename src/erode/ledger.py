@@ -191,14 +191,17 @@ class Ledger:
         if isinstance(content, str):
             try:
                 content = json.loads(content)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{where} holds no readable ledger: {error}") from error
         if not isinstance(content, dict) or set(content) != _FIELDS or content["schema"] != SCHEMA:
             raise ValueError(f"{where} holds no ledger of schema {SCHEMA}; weights without one count as exposed to all")
         if digest_of({name: value for name, value in content.items() if name != "digest"}) != content["digest"]:
             raise ValueError(f"{where}: the ledger was edited after it was written (its digest differs); restore it")
-        groups = [(group["tensors"], Exposure.parse(group["exposure"])) for group in content["groups"]]
-        exposures = {name: exposure for names, exposure in groups for name in names}
+        try:
+            groups = [(group["tensors"], Exposure.parse(group["exposure"])) for group in content["groups"]]
+            exposures = {name: exposure for names, exposure in groups for name in names}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{where}: the ledger lacks {error}, so it says nothing; restore it") from error
         return cls(content["weights"], exposures, content["steps"], tuple(content["episodes"]))
 
     def save(self, path: str | Path) -> Path:

@@ -29,11 +29,12 @@ class Arrival:
 
 
 @pytest.mark.parametrize("read", ["poll", "settle"])
-def test_an_answer_under_way_is_read_once(read):
+def test_a_late_refusal_stays_one(read):
+    """Whoever catches it must not be able to save what came of the refused batch."""
     check = DeferredCheck(lambda: KeyError("no"))
     check._answer, check._arrived = torch.tensor(True), Arrival()
     check.poll()  # not there yet
     check._arrived.there = read == "poll"
-    with pytest.raises(KeyError):
-        getattr(check, read)()
-    getattr(check, read)()
+    for later in (getattr(check, read), check.poll, check.settle, lambda: check.ask(torch.tensor(False))):
+        with pytest.raises(KeyError):
+            later()

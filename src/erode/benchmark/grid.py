@@ -140,9 +140,7 @@ def merged(base: Config, patch: Config) -> Config:
 
 def _read(path: Path) -> Config:
     if not path.is_file():
-        raise ValueError(
-            f"there is no grid at {path}; give a YAML file as in docs/benchmark.md"
-        )
+        raise ValueError(f"there is no grid at {path}; give a YAML file as in docs/benchmark.md")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,0 +1,61 @@
+"""Whose loss is minimised on what is retained: the module's, where its batches are ours."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+from two_loaders import KEYS, TheirModule, squares, trainer_for
+
+from erode.callbacks import NegGradPlus, Scrub
+from erode.callbacks.atom_batches import BatchKeys
+from erode.callbacks.own_loss import label_loss
+from erode.datamodules import SyntheticDermoscopy
+from erode.lightning_modules import SegmentationModule
+from erode.losses import RoleLoss
+
+OURS = BatchKeys("image", "mask", "coarse", "role")
+
+
+def batch_of_ours():
+    data = SyntheticDermoscopy(size=32, train_images=40, val_images=4, test_images=4, task="binary", batch_size=4)
+    data.setup("fit")
+    data.serve("fine_subset")
+    return next(iter(data.train_dataloader()))
+
+
+def test_a_module_of_ours_says_its_own_loss():
+    module, batch = SegmentationModule(num_classes=2), batch_of_ours()
+    output = module(batch["image"])
+    found = label_loss(pl.Trainer(logger=False), module, output, OURS.retained(batch), batch, OURS)
+    assert torch.equal(found, RoleLoss()(output, batch))
+
+
+class Deaf(TheirModule):
+    """Says its loss for batches that it does not know the operator's keys of."""
+
+    def loss_of(self, output, batch):
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize("role", [None, 3])
+def test_other_keys_mean_cross_entropy_of_what_they_retain(role):
+    """A loss of the module's knows nothing of keys and roles that the operator was given."""
+    image, fine, coarse = squares(4, 1).tensors
+    roles = torch.zeros_like(fine)
+    roles[:, :4] = 1  # to be forgotten
+    batch, keys, module = (image, fine, coarse, roles), BatchKeys(0, 1, 2, role), Deaf()
+    found = label_loss(pl.Trainer(logger=False), module, module(image), keys.retained(batch), batch, keys)
+    kept = torch.ones_like(fine, dtype=torch.bool) if role is None else roles == 0
+    logits = module(image).movedim(1, -1)[kept]
+    torch.testing.assert_close(found, nn.functional.cross_entropy(logits, fine[kept]))
+
+
+@pytest.mark.parametrize("operator", [NegGradPlus(**KEYS), Scrub(msteps=1, max_phase=1, min_phase=2, **KEYS)])
+def test_our_module_learns_from_batches_of_others(operator, tmp_path):
+    module = SegmentationModule(num_classes=2, in_channels=1)
+    image = torch.randn(4, 1, 32, 32)
+    mask = torch.zeros(4, 32, 32, dtype=torch.long)
+    mask[:, 8:20, 8:20] = 1
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(image, mask, mask), 2)
+    trainer_for(tmp_path, operator, max_steps=6).fit(module, {"retain": loader, "forget": loader})
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
