@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..operator_card import OperatorCard
 from .blocks import LastBlocks
+from .fresh_start import Before, build_optimizers
 from .retrain import refuse_averaging, unresettable
 
 
@@ -73,4 +74,4 @@ class EUk(LastBlocks):
                     parameter.copy_(trainer.strategy.broadcast(parameter))
         super().prepare(trainer, module)
         # Built anew: some optimisers copy the weights when they are made, and those were the original ones.
-        trainer.strategy.setup_optimizers(trainer)
+        build_optimizers(trainer, Before.of(trainer))

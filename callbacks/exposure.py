@@ -12,7 +12,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from ..weights import load_weights, weights_digest
-from .retrain import reset_parameters, unresettable
+from .fresh_start import stuck
+from .retrain import reset_parameters
 
 INITIALISATION, ZEROS = "initialisation", "zeros"
 """Anchors that need no file."""
@@ -118,7 +119,7 @@ def check_unexposed(module: nn.Module, exposed: Sequence[nn.Parameter], anchor: 
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+    return {name: tensor.detach().clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def _reset_statistics(module: nn.Module) -> set[str]:
@@ -132,9 +133,10 @@ def _reset_statistics(module: nn.Module) -> set[str]:
 
 
 def _check_resettable(module: nn.Module) -> None:
-    stuck = unresettable(module)
-    if stuck:
+    saved = module.state_dict().keys()
+    left = [name for name in stuck(module, reset_parameters) if name in saved]
+    if left:
         raise MisconfigurationException(
-            f"anchor='initialisation' cannot re-initialise {', '.join(stuck)}: the layer has no reset_parameters(); "
+            f"anchor='initialisation' cannot re-initialise {', '.join(left)}: the layer has no reset_parameters(); "
             "give anchor=FILE saved from a fresh model, or add reset_parameters() to the layer"
         )

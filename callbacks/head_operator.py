@@ -19,6 +19,7 @@ from ..ridge import RidgeHead, RidgeObjective
 from ..weights import state_digest
 from .certified import CertifiedOperator
 from .exposure import Anchor, anchor_of, check_unexposed
+from .fresh_start import Before, build_optimizers
 from .noise import KeyedNoise, shared_secret
 from .refusals import check_rounding, check_setup
 
@@ -127,7 +128,7 @@ class HeadOperator(CertifiedOperator, base=True):
             check_rounding([head], self.mechanism.sigma)
             self._moved = True
         # Built anew: some optimisers copy the weights when they are made, and those were the original ones.
-        trainer.strategy.setup_optimizers(trainer)
+        build_optimizers(trainer, Before.of(trainer))
         trainer.should_stop = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -22,6 +22,7 @@ from ..plan import Outlook, Regime, too_many_pixels
 from ..weights import state_digest, weights_digest
 from .certified import CertifiedOperator
 from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
+from .fresh_start import Before, build_optimizers
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
 from .observation import pixels_per_image
@@ -91,6 +92,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._pixels_checked = False
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
+        self._before = Before([], [])
         self._buffers: dict[str, Tensor] = {}
         self._frozen = ""
 
@@ -218,6 +220,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
         self._optimizer = NoisySGD(list(exposed.values()), theta_0, self.update, self.add_noise, self.learning_rate)
+        self._before = Before.of(trainer)
         replaced = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         replaced += [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
         trainer.strategy.optimizers = [self._optimizer]
@@ -237,8 +240,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         if self.shrink:
             self._shrink(trainer.lightning_module)
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
-        trainer.strategy.setup_optimizers(trainer)
-        self._optimizer, self._noise, self._handed_back = None, None, True
+        build_optimizers(trainer, self._before)
+        self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])
         warn_of_early_checkpoints(trainer)
         forget_early_scores(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")

@@ -84,8 +84,7 @@ class NoisySGD(Optimizer):
         self._finite.poll()
         self._check_untouched()
         with torch.no_grad():
-            gradients = [p.grad for p in self._weights]
-            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(self._weights, gradients, strict=True)]
+            whole = [_dense(p) for p in self._weights]
             self._update(self._weights, whole, self._anchor)
             if not self._weights[0].is_cuda or self._steps % _LOOK_EVERY == 0:
                 self._look()
@@ -125,6 +124,13 @@ class NoisySGD(Optimizer):
     def _current_versions(self) -> list[int]:
         # Torch counts in-place writes. A replaced tensor keeps its own count, so its address is watched too.
         return [number for p in self._weights for number in (p._version, p.data_ptr(), p.numel())]
+
+
+def _dense(parameter: Parameter) -> Tensor:
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def vector_norm(vector: Vector) -> Tensor:

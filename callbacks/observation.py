@@ -111,6 +111,11 @@ def predict(trainer: Trainer, module: LightningModule, image: Tensor, weights: W
         if weights is None:
             logits = module(image)
         else:
+            if new := sorted(named_tensors(module).keys() - weights.keys()):
+                raise MisconfigurationException(
+                    f"{new[0]} was not there when the original weights were noted, before the module's own setup(), so "
+                    "the original model cannot be looked at; build the network in __init__"
+                )
             there = {name: tensor.to(image.device) for name, tensor in weights.items()}
             logits = call_with(module, there, image)
     if not isinstance(logits, Tensor) or logits.ndim != image.ndim or logits.shape[2:] != image.shape[2:]:

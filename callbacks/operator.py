@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from ..masks import View
 from ..operator_card import OperatorCard
 from ..weights import save_weights, weights_digest
 from .deferred import DeferredCheck
+from .fresh_start import check_known
 from .running_statistics import RunningStatistics
 
 
@@ -90,6 +91,7 @@ class UnlearningOperator(Callback):
         self._statistics: RunningStatistics | None = None
         self._forget_served = DeferredCheck(self._forget_atoms_refused)
         self._parameters: dict[str, Parameter] = {}
+        self._never_finite: set[str] = set()
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -166,7 +168,10 @@ class UnlearningOperator(Callback):
                 f"{trainer.ckpt_path} is no checkpoint of a {type(self).__name__} run, and ckpt_path only resumes one; "
                 "start from its weights alone: erode unlearn --init_from, or erode.weights.load_weights before fit"
             )
+        if self.card.guarantee != "approximate":
+            check_known(trainer, pl_module, type(self).__name__)
         self.check(trainer, pl_module)
+        self._never_finite = _infinite_buffers(pl_module)
         self._started = time.monotonic()
         self._parameters = dict(pl_module.named_parameters())
         self._statistics = RunningStatistics(pl_module)
@@ -214,7 +219,7 @@ class UnlearningOperator(Callback):
         self.finished = True
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
-        why = self.shortfall() or _not_finite(pl_module)
+        why = self.shortfall() or _not_finite(pl_module, self._never_finite)
         if why is not None:
             self._write_incomplete(trainer, why)
             return
@@ -353,11 +358,19 @@ def _datamodule(trainer: Trainer) -> Any:
     return getattr(trainer, "datamodule", None)
 
 
-def _not_finite(module: LightningModule) -> str | None:
+def _infinite_buffers(module: LightningModule) -> set[str]:
+    """Buffers that are infinite on purpose, such as the mask of an attention."""
+    return {name for name, b in module.named_buffers() if b.is_floating_point() and not bool(b.isfinite().all())}
+
+
+def _not_finite(module: LightningModule, never: Collection[str]) -> str | None:
     broken = [
         name
         for name, tensor in module.state_dict().items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all())
+        if name not in never
+        and isinstance(tensor, Tensor)
+        and tensor.is_floating_point()
+        and not bool(tensor.isfinite().all())
     ]
     return f"{broken[0]} is not finite: training diverged, lower the learning rate" if broken else None
 

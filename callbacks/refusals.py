@@ -123,6 +123,8 @@ def check_rounding(weights: Sequence[Tensor], sigma: float) -> None:
         >>> check_rounding([torch.ones(3)], sigma=1e-3)
     """
     for tensor in weights:
+        if not tensor.numel():
+            continue
         largest = tensor.detach().abs().max()
         ulp = float(torch.nextafter(largest, torch.full_like(largest, torch.inf)) - largest)
         if sigma < _ULPS * ulp:

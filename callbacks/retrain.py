@@ -15,6 +15,7 @@ from ..ledger import Ledger, ledger_of_file
 from ..masks import View
 from ..operator_card import OperatorCard
 from ..weights import load_weights, weights_digest
+from .fresh_start import Before, build_optimizers, stuck
 from .operator import UnlearningOperator
 
 
@@ -86,8 +87,7 @@ class Retrain(UnlearningOperator):
                 "computed without the forget set, or no anchor for a fresh start"
             )
         self._record["kept_buffers"] = kept_buffers(module)
-        # Built anew: some optimisers copy the weights when they are made, and those were the original ones.
-        trainer.strategy.setup_optimizers(trainer)
+        build_optimizers(trainer, Before.of(trainer))
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the checkpoint's weights: they have come from the anchor on retained data alone."""
@@ -125,29 +125,18 @@ def reset_parameters(module: nn.Module) -> None:
 
 
 def unresettable(module: nn.Module) -> list[str]:
-    """Names of parameters and persistent floating-point buffers that re-initialising would leave as they are.
+    """Names of parameters, and persistent buffers that are no integers, that re-initialising would leave as they are.
 
-    It is tried, not asked: a layer may own a ``reset_parameters`` that forgets some of its tensors (as convolutions
-    under ``weight_norm`` do). All values are replaced by NaN, reset, looked at, and put back.
+    A layer may own a ``reset_parameters`` that forgets some of its tensors, as convolutions under ``weight_norm`` do.
 
     Example:
         >>> unresettable(nn.Linear(2, 1)), unresettable(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)))
         ([], ['parametrizations.weight.original0', 'parametrizations.weight.original1'])
     """
-    state = module.state_dict(keep_vars=True)
-    watched = {
-        name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_floating_point()
-    }
-    before = {name: tensor.detach().clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    with torch.no_grad(), torch.random.fork_rng({t.device.index for t in watched.values() if t.is_cuda}):
-        for tensor in watched.values():
-            tensor.fill_(torch.nan)
-        try:
-            reset_parameters(module)
-            return [name for name, tensor in watched.items() if bool(tensor.isnan().any())]
-        finally:
-            for name, value in before.items():
-                state[name].copy_(value)
+    parameters, saved = dict(module.named_parameters()), module.state_dict().keys()
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in saved}
+    told = {name for name, b in buffers.items() if b.is_floating_point() or b.is_complex()} | parameters.keys()
+    return [name for name in stuck(module, reset_parameters) if name in told]
 
 
 def kept_buffers(module: nn.Module) -> list[str]:

@@ -17,6 +17,7 @@ from ..requests import ForgetRequest
 from ..rewinding import Found, find_unexposed
 from .atoms import AtomReader, Atoms, source_of
 from .exposure_ledger import ledger_in
+from .fresh_start import Before, build_optimizers
 from .operator import UnlearningOperator
 from .recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
 from .retrain import refuse_averaging
@@ -119,7 +120,7 @@ class Rewind(UnlearningOperator):
         self._record["restored_weights"] = self._found.ledger.weights
         saved = module.state_dict().keys()
         self._record["kept_buffers"] = [name for name, _ in module.named_buffers() if name not in saved]
-        trainer.strategy.setup_optimizers(trainer)  # some optimisers copy the weights when they are made
+        build_optimizers(trainer, Before.of(trainer))
         self._recorder = Recorder(self._found.ledger, module, episode_of(trainer, source_of(self._reader)))
         self._found = Found(self._found.path, self._found.ledger, {}, self._found.proof)
 

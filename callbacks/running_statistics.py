@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -55,6 +56,7 @@ class RunningStatistics:
     def held(self) -> Iterator[None]:
         """Let layers normalise by the batch as ever while running statistics stand still."""
         layers = [layer for layer in self._layers.values() if layer.training]
+        before = [buffer.detach().clone() for layer in layers for buffer in layer.buffers(recurse=False)]
         for layer in layers:
             layer.track_running_stats = False
         try:
@@ -62,6 +64,12 @@ class RunningStatistics:
         finally:
             for layer in layers:
                 layer.track_running_stats = True
+            # Instance normalisation goes on tracking whatever it is told.
+            with torch.no_grad():
+                now = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
+                for buffer, value in zip(now, before, strict=True):
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)
 
     def give_back(self) -> None:
         """Put the layers' own momenta back."""

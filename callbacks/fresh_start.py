@@ -1,0 +1,117 @@
+"""Nothing that was computed on the forget set may come back through a side door (theory §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Before(NamedTuple):
+    """Optimisers and schedulers that a run began with."""
+
+    optimizers: Sequence[Optimizer]
+    schedulers: Sequence[object]
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Before:
+        """Those that are in place now."""
+        return cls(list(trainer.optimizers), [config.scheduler for config in trainer.lr_scheduler_configs])
+
+
+def build_optimizers(trainer: Trainer, before: Before) -> None:
+    """Ask ``configure_optimizers`` anew: some optimisers copy the weights when they are made.
+
+    Args:
+        trainer: of the run.
+        before: what the run began with.
+
+    Raises:
+        MisconfigurationException: if it gives one that has taken steps: its moments were computed on the forget set.
+    """
+    trainer.strategy.setup_optimizers(trainer)
+    for optimizer in trainer.optimizers:
+        again = any(optimizer is other for other in before.optimizers)
+        if (again and optimizer.state) or any(_steps(state) > 0 for state in optimizer.state.values()):
+            raise MisconfigurationException(
+                f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may "
+                "come from the forget set; build it anew each time"
+            )
+    for config in trainer.lr_scheduler_configs:
+        again = any(config.scheduler is other for other in before.schedulers)
+        if again and getattr(config.scheduler, "last_epoch", 0) > 0:
+            raise MisconfigurationException(
+                f"configure_optimizers gave a {type(config.scheduler).__name__} that was used before; build it anew "
+                "each time"
+            )
+
+
+def check_known(trainer: Trainer, module: LightningModule, operator: str) -> None:
+    """Refuse values that neither re-initialisation nor noise nor the released file would reach.
+
+    Raises:
+        MisconfigurationException: for parameters outside of ``state_dict``, parameters that an optimiser has and the
+            module has not, and layers with extra state.
+    """
+    saved = module.state_dict().keys()
+    named = dict(module.named_parameters())
+    if unsaved := [name for name in named if name not in saved]:
+        raise MisconfigurationException(
+            f"{unsaved[0]} is a parameter that state_dict() leaves out, so {operator} can neither look at it nor "
+            "release it; let state_dict() hold all parameters"
+        )
+    own = {id(parameter) for parameter in named.values()}
+    for optimizer in trainer.optimizers:
+        if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
+            raise MisconfigurationException(
+                f"a {type(optimizer).__name__} trains a parameter that the module does not know, so {operator} cannot "
+                "reach it; register its layer (as an attribute, or in a ModuleList)"
+            )
+    for name, layer in module.named_modules():
+        if type(layer).get_extra_state is not nn.Module.get_extra_state:
+            raise MisconfigurationException(
+                f"{name or type(layer).__name__} keeps an extra state, which {operator} can neither reset nor tell "
+                "from a trace of the forget set; keep it in a buffer, or leave the layer out"
+            )
+
+
+def _steps(state: Any) -> float:
+    step = state.get("step", 0) if isinstance(state, Mapping) else 0
+    return float(step) if isinstance(step, (int, float, Tensor)) else 0.0
+
+
+def stuck(module: nn.Module, reset: Callable[[nn.Module], None]) -> list[str]:
+    """Names of parameters and buffers that a reset leaves as they are, in any element.
+
+    It is tried, not asked: all values are replaced by others, reset, looked at, and put back; integers twice, for a
+    reset may set the very value that replaced them.
+
+    Args:
+        module: the network; as it was afterwards.
+        reset: sets what it can of the module.
+    """
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    left: dict[str, int] = dict.fromkeys(tensors, 0)
+    with torch.no_grad(), torch.random.fork_rng({t.device.index for t in tensors.values() if t.is_cuda}):
+        try:
+            for value in (0, 1):
+                for tensor in tensors.values():
+                    tensor.fill_(torch.nan if _has_nan(tensor) else value)
+                reset(module)
+                for name, tensor in tensors.items():
+                    same = tensor.isnan() if _has_nan(tensor) else tensor == value
+                    left[name] += bool(same.any())
+        finally:
+            for name, tensor in tensors.items():
+                tensor.copy_(before[name])
+    return [name for name, times in left.items() if times == 2]
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
