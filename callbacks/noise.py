@@ -6,17 +6,17 @@ import hashlib
 import operator
 import secrets
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .chunks import Chunk, cut
 from .keystream import KEY_BYTES, KeyStream
 from .ziggurat import standard_normal
 
-_CPU_CHUNK, _DEVICE_CHUNK = 2**15, 2**21
+_CPU_CHUNK, _DEVICE_CHUNK = 2**16, 2**21
 """Numbers drawn at once with a key of their own: part of what is drawn, and bounds what is held beside the weights.
 
 On a GPU 24 MB: what its host has to launch costs more than that.
@@ -118,20 +118,17 @@ def shared_secret(broadcast: Callable[[bytes], bytes], seed: int | None = None) 
 
 
 def _add_on_cpu(chunks: Sequence[Chunk], keys: Sequence[bytes], scale: float) -> None:
-    """Draw on as many threads as torch may use: a chunk's stream is its own, whoever draws it."""
-    threads = min(torch.get_num_threads(), len(chunks))
-
-    def add(first: int) -> None:
-        for chunk, key in zip(chunks[first::threads], keys[first::threads], strict=True):
-            drawn = torch.from_numpy(standard_normal(KeyStream(key), chunk.numel))
-            for part, noise in zip(chunk.parts, chunk.split(drawn), strict=True):
-                part.add_(noise, alpha=scale)
-
-    if threads == 1:
-        add(0)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(add, range(threads)))
+    """Draw and add on one thread: two would wait for Python's lock, and for one another, longer than they work."""
+    for chunk, key in zip(chunks, keys, strict=True):
+        drawn = standard_normal(KeyStream(key), chunk.numel)
+        drawn *= scale
+        for part, noise in zip(chunk.parts, chunk.split(torch.from_numpy(drawn)), strict=True):
+            if part.dtype in (torch.float32, torch.float64):
+                weights = part.numpy()
+                weights += noise.numpy()
+                increment_version(part)
+            else:
+                part.add_(noise)
 
 
 def _add_on_device(chunks: Sequence[Chunk], keys: Sequence[bytes], scale: float, generator: torch.Generator) -> None:
