@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..ledger import Ledger, ledger_of_file
@@ -76,6 +77,11 @@ class Retrain(UnlearningOperator):
             load_weights(module, self.anchor)
         else:
             reset_parameters(module)
+            if frozen := [name for name, parameter in module.named_parameters() if not parameter.requires_grad]:
+                rank_zero_warn(
+                    f"Retrain drew {frozen[0]} and {len(frozen) - 1} other frozen parameters anew, for it cannot know that "
+                    "they were never trained; give anchor=WEIGHTS that hold those of a fixed filter or backbone"
+                )
             with torch.no_grad():
                 for tensor in module.state_dict().values():
                     if isinstance(tensor, Tensor):

@@ -176,3 +176,10 @@ class Sparse(pl.LightningModule):
 def test_sparse_gradients_and_empty_parameters_are_certified_like_any(tmp_path):
     fit(Sparse(), tmp_path, GradientClipping(steps=2))
     assert content(tmp_path)["issued"] is True
+
+
+def test_frozen_filters_that_retrain_draws_anew_are_named(tmp_path):
+    module = Module()
+    module.network[0].weight.requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"drew network\.0\.weight and 0 other frozen parameters anew"):
+        fit(module, tmp_path, Retrain())
