@@ -79,8 +79,8 @@ class Retrain(UnlearningOperator):
             reset_parameters(module)
             if frozen := [name for name, parameter in module.named_parameters() if not parameter.requires_grad]:
                 rank_zero_warn(
-                    f"Retrain drew {frozen[0]} and {len(frozen) - 1} other frozen parameters anew, for nothing says that they "
-                    "were never trained; give anchor=WEIGHTS that hold those of a fixed filter or backbone"
+                    f"Retrain drew {frozen[0]} and {len(frozen) - 1} other frozen parameters anew, for nothing says "
+                    "that they were never trained; give anchor=WEIGHTS that hold those of a fixed filter or backbone"
                 )
             with torch.no_grad():
                 for tensor in module.state_dict().values():

@@ -102,6 +102,7 @@ class Ledger:
             read from.
 
     Example:
+        >>> import torch
         >>> ledger = Ledger.unexposed(torch.nn.Linear(2, 1).state_dict(), "initialisation")
         >>> Ledger.parse(ledger.content()) == ledger, ledger.why_exposed({"a": Level.IMAGE})
         (True, None)
