@@ -23,12 +23,11 @@ def call_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) ->
 
     Args:
         module: whose ``forward`` is called.
-        weights: by the names of :func:`named_tensors`; where one is missing the module's own stays.
+        weights: a tensor for each name in :func:`named_tensors`.
         inputs: of ``forward``.
     """
     name_of = {id(tensor): name for name, tensor in named_tensors(module).items()}
-    names = {place: name_of[id(tensor)] for place, tensor in _places(module)}
-    borrowed = {place: weights[name] for place, name in names.items() if name in weights}
+    borrowed = {place: weights[name_of[id(tensor)]] for place, tensor in _places(module)}
     return torch.func.functional_call(module, borrowed, inputs, tie_weights=False)
 
 

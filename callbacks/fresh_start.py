@@ -55,11 +55,18 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
     """Refuse values that neither re-initialisation nor noise nor the released file would reach.
 
     Raises:
-        MisconfigurationException: for parameters outside of ``state_dict``, parameters that an optimiser has and the
-            module has not, and layers with extra state.
+        MisconfigurationException: for parameters outside of ``state_dict``, what else it adds, parameters that an
+            optimiser has and the module has not, and layers with extra state.
     """
-    saved = module.state_dict().keys()
+    saved = module.state_dict()
     named = dict(module.named_parameters())
+    known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    if unknown := [name for name, value in saved.items() if isinstance(value, Tensor) and name not in known]:
+        raise MisconfigurationException(
+            f"state_dict() adds {unknown[0]}, which is no parameter and no buffer, so {operator} can neither reset it "
+            "nor tell it from a trace of the forget set; register it as a buffer, or leave it out"
+        )
     if unsaved := [name for name in named if name not in saved]:
         raise MisconfigurationException(
             f"{unsaved[0]} is a parameter that state_dict() leaves out, so {operator} can neither look at it nor "

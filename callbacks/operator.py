@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from ..weights import save_weights, weights_digest
 from .deferred import DeferredCheck
 from .fresh_start import check_known
 from .running_statistics import RunningStatistics
+from .served import pair_of, roles_of
 
 
 class UnlearningOperator(Callback):
@@ -200,8 +201,8 @@ class UnlearningOperator(Callback):
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
-        retained = _pair(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
-        marks = [(role == Role.FORGET).any() for role in _roles(retained)]
+        retained = pair_of(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
+        marks = [(role == Role.FORGET).any() for role in roles_of(retained)]
         if marks:
             self._forget_served.ask(torch.stack(marks).any())
         if trainer.global_step == self._record.get("first_step"):
@@ -325,33 +326,6 @@ def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
     """The unlearning operators among a Trainer's callbacks."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
     return [callback for callback in callbacks if isinstance(callback, UnlearningOperator)]
-
-
-def _pair(batch: Any, operator: str) -> Mapping[str, Any]:
-    """A batch with its two entries, or the reason why it is none."""
-    if isinstance(batch, Mapping) and {"retain", "forget"} <= batch.keys():
-        if batch["retain"] is not None and batch["forget"] is not None:
-            return batch
-        raise MisconfigurationException(
-            f"one of the two loaders ended before the other, and {operator} needs a batch of each; "
-            "use CombinedLoader(..., mode='max_size_cycle'), as a plain dict of loaders is"
-        )
-    has = f"a dict with {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-    raise MisconfigurationException(
-        f"{operator} needs batches {{'retain': ..., 'forget': ...}}, the loader serves {has}; use a DataModule of "
-        "ours, or give fit {'retain': loader, 'forget': loader}"
-    )
-
-
-def _roles(batch: Any) -> Iterator[Tensor]:
-    """The marks of all parts of a batch: several loaders give their batches in a dict or a list."""
-    if isinstance(batch, Mapping):
-        if isinstance(batch.get("role"), Tensor):
-            yield batch["role"]
-        batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        for part in batch:
-            yield from _roles(part)
 
 
 def _datamodule(trainer: Trainer) -> Any:

@@ -48,9 +48,9 @@ def loader():
 
 
 def fit(module, folder, *callbacks, ckpt_path=None, max_steps=9, **settings):
-    settings = {"enable_checkpointing": False, "logger": False, **settings}
+    settings = {"accelerator": "cpu", "enable_checkpointing": False, "logger": False, **settings}
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=max_steps, callbacks=list(callbacks), default_root_dir=folder,
+        devices=1, max_steps=max_steps, callbacks=list(callbacks), default_root_dir=folder,
         enable_progress_bar=False, enable_model_summary=False, **settings,
     )  # fmt: skip
     trainer.fit(module, loader(), ckpt_path=ckpt_path)

@@ -1,12 +1,15 @@
 """What only a CUDA device can show: noise drawn there, steps that nobody waits for, mixed precision, compilation."""
 
+import functools
+
 import lightning.pytorch as pl
+import noisy_runs
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from noisy_runs import OPERATORS, STEPS, Module, network
 from scipy import stats
 from torch import nn
-from torch.utils.data import DataLoader
 
 from erode.batch import Role
 from erode.callbacks import FineTune, GradientClipping, ModelClipping, OutputPerturbation
@@ -16,43 +19,7 @@ from erode.verify import verify
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-OPERATORS = [GradientClipping, ModelClipping, OutputPerturbation]
-STEPS = 5
-
-
-class Module(pl.LightningModule):
-    def __init__(self, compiled=False):
-        super().__init__()
-        self.network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-        self.forward_pass = torch.compile(self.network) if compiled else self.network
-
-    def training_step(self, batch, index):
-        return nn.functional.cross_entropy(self.forward_pass(batch["image"]), batch["mask"])
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=0.01)
-
-
-def loader():
-    generator = torch.Generator().manual_seed(1)
-    items = [
-        {
-            "image": torch.randn(3, 16, 16, generator=generator),
-            "mask": torch.randint(0, 2, (16, 16), generator=generator),
-        }
-        for _ in range(8)
-    ]
-    return DataLoader(items, batch_size=4)
-
-
-def fit(folder, *callbacks, precision="32-true", ckpt_path=None, compiled=False, max_steps=9, **settings):
-    settings = {"enable_checkpointing": False, "logger": False, **settings}
-    trainer = pl.Trainer(
-        accelerator="gpu", devices=1, precision=precision, max_steps=max_steps, callbacks=list(callbacks),
-        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, **settings,
-    )  # fmt: skip
-    trainer.fit(Module(compiled), loader(), ckpt_path=ckpt_path)
-    return trainer
+fit = functools.partial(noisy_runs.fit, accelerator="gpu")
 
 
 def held(folder):
@@ -62,6 +29,18 @@ def held(folder):
 
 def made(operator_class, **settings):
     return operator_class(**settings, **({} if operator_class is OutputPerturbation else {"steps": STEPS}))
+
+
+def after_a_step(operator_class, shapes):
+    """An optimiser that has allocated what it keeps, with gradients for another step."""
+    parameters = [nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
+    anchor = [torch.zeros_like(p) for p in parameters]
+    operator, noise = operator_class(steps=STEPS), KeyedNoise(b"a")
+    optimizer = NoisySGD(parameters, anchor, operator.update, lambda weights: noise.add_(weights, 0, 1.0))
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return optimizer
 
 
 def test_noise_is_standard_gaussian_with_a_tail():
@@ -88,13 +67,7 @@ def test_noise_is_a_function_of_secret_step_and_place():
 
 @pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
 def test_a_step_keeps_the_host_waiting_for_nothing(operator_class):
-    parameters = [nn.Parameter(torch.randn(200, 300, device="cuda")), nn.Parameter(torch.randn(7, device="cuda"))]
-    anchor = [torch.zeros_like(p) for p in parameters]
-    operator, noise = operator_class(steps=STEPS), KeyedNoise(b"a")
-    optimizer = NoisySGD(parameters, anchor, operator.update, lambda weights: noise.add_(weights, 0, 1.0))
-    for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
+    optimizer = after_a_step(operator_class, [(200, 300), (7,)])
     torch.cuda.set_sync_debug_mode("error")
     try:
         optimizer.step()
@@ -123,7 +96,9 @@ def test_a_step_is_that_of_the_cpu(operator_class):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("operator_class", OPERATORS)
 def test_a_fit_is_certified(operator_class, precision, compiled, tmp_path):
-    trainer = fit(tmp_path, made(operator_class), precision=precision, compiled=compiled)
+    plain = network(norm=False)
+    module = Module(torch.compile(plain) if compiled else plain)
+    trainer = fit(module, tmp_path, made(operator_class), precision=precision)
     held(tmp_path)
     assert type(trainer.optimizers[0]).__name__ == "Adam"
 
@@ -131,7 +106,7 @@ def test_a_fit_is_certified(operator_class, precision, compiled, tmp_path):
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
 def test_precisions_that_cannot_be_certified_are_refused(precision, tmp_path):
     with pytest.raises(MisconfigurationException, match=precision):
-        fit(tmp_path, made(GradientClipping), precision=precision)
+        fit(Module(), tmp_path, made(GradientClipping), precision=precision)
 
 
 class Cut(pl.Callback):
@@ -148,8 +123,8 @@ class Cut(pl.Callback):
 
 def test_a_run_that_was_cut_short_goes_on(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(tmp_path / "first", made(GradientClipping), Cut(tmp_path / "cut.ckpt"), enable_checkpointing=True)
-    fit(tmp_path / "second", made(GradientClipping), ckpt_path=tmp_path / "cut.ckpt")
+        fit(Module(), tmp_path / "first", made(GradientClipping), Cut(tmp_path / "cut.ckpt"), enable_checkpointing=True)
+    fit(Module(), tmp_path / "second", made(GradientClipping), ckpt_path=tmp_path / "cut.ckpt")
     held(tmp_path / "second")
 
 
@@ -177,22 +152,16 @@ class Forgetful(pl.Callback):
 def test_forget_atoms_are_refused_before_anything_leaves(steps, tmp_path):
     operator = FineTune()
     with pytest.raises(MisconfigurationException, match="still serves forget atoms"):
-        fit(tmp_path, Forgetful(), operator, max_steps=steps)
+        fit(Module(), tmp_path, Forgetful(), operator, max_steps=steps)
     assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
 
 
 @pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
 def test_a_step_takes_at_most_one_copy_of_the_parameters(operator_class):
     """Beside weights, gradients and anchor."""
-    parameters = [nn.Parameter(torch.randn(2_000_000, device="cuda")) for _ in range(4)]
-    anchor = [torch.zeros_like(p) for p in parameters]
-    operator, noise = operator_class(steps=STEPS), KeyedNoise(b"a")
-    optimizer = NoisySGD(parameters, anchor, operator.update, lambda weights: noise.add_(weights, 0, 1.0))
-    for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
+    optimizer = after_a_step(operator_class, [(2_000_000,)] * 4)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     optimizer.step()
-    copy = 4 * sum(p.numel() for p in parameters)
+    copy = 4 * 4 * 2_000_000
     assert torch.cuda.max_memory_allocated() - before < copy

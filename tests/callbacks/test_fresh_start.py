@@ -88,6 +88,14 @@ class Hides(nn.Conv2d):
         pass
 
 
+class Adds(nn.Identity):
+    """Saves a count that no buffer holds, as persistent states of metrics."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "seen"] = torch.tensor([3.0])
+
+
 class Odd(Module):
     def __init__(self, layer):
         super().__init__(nn.Sequential(layer, nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)))
@@ -102,6 +110,7 @@ REFUSED = {
     "integer parameter": (lambda: Strange("integer"), "cannot re-initialise"),
     "unregistered layer": (lambda: Strange("unregistered"), "the module does not know"),
     "extra state": (Remembers, "extra state"),
+    "unregistered state": (Adds, r"state_dict\(\) adds network\.0\.seen"),
     "unsaved parameters": (lambda: Hides(3, 3, 1), "state_dict"),
 }
 
@@ -123,7 +132,7 @@ def test_counts_of_the_original_training_are_refused_or_listed(tmp_path):
     assert record["kept_buffers"] == ["network.0.counts"]
 
 
-def test_it_is_tried_what_a_reset_reaches():
+def test_what_a_reset_reaches_is_tried_out():
     layer = nn.Sequential(nn.BatchNorm2d(2), Strange("counts"), Strange("complex"))
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     assert stuck(layer, reset_parameters) == ["2.weight", "1.counts"]
