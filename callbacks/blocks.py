@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -77,7 +77,8 @@ class LastBlocks(UnlearningOperator, base=True):
     Raises:
         ValueError: for k < 1.
         MisconfigurationException: before the first step, if the network has no more than k blocks, if a parameter is
-            shared by a trained and an untouched block, or if a parameter of a trained block is frozen.
+            shared by a trained and an untouched block, if a parameter of a trained block is frozen, or if the loss
+            does not depend on one of the last k blocks.
     """
 
     view = View.RETAIN
@@ -95,6 +96,7 @@ class LastBlocks(UnlearningOperator, base=True):
         self._trained: Sequence[Block] = ()
         self._untouched: dict[str, nn.Parameter] = {}
         self._required: list[tuple[nn.Parameter, bool]] = []
+        self._loss_seen = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Freeze the other blocks: now, because distributed training registers parameters before ``on_fit_start``."""
@@ -117,6 +119,7 @@ class LastBlocks(UnlearningOperator, base=True):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Note which blocks are trained, and what the others hold."""
+        self._loss_seen = False
         names = [block.name for block in self._trained]
         self._record["trained_blocks"] = names
         self._record["trained_parameters"] = sum(p.numel() for b in self._trained for p in b.parameters.values())
@@ -125,6 +128,20 @@ class LastBlocks(UnlearningOperator, base=True):
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """The checkpoint holds the trained blocks; the others are compared with the record at the end."""
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Refuse a loss that none of the last blocks takes part in, where autograd only says that it has no gradient."""
+        if not loss.requires_grad:
+            raise self._outside([block.name for block in self._trained])
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse blocks that the loss does not reach: they would count as trained."""
+        if self._loss_seen:
+            return
+        self._loss_seen = True
+        outside = [b.name for b in self._trained if all(p.grad is None for p in b.parameters.values())]
+        if outside:
+            raise self._outside(outside)
 
     def shortfall(self) -> str | None:
         """Parameters that had to stay may have been changed by something else than a gradient."""
@@ -141,6 +158,12 @@ class LastBlocks(UnlearningOperator, base=True):
         for parameter, required in self._required:
             parameter.requires_grad_(required)
         self._required = []
+
+    def _outside(self, names: list[str]) -> MisconfigurationException:
+        return MisconfigurationException(
+            f"the loss does not depend on {', '.join(names)}, counted among the last {self.k} blocks because the "
+            "network registers them last; raise k by as many, or take them out of the network"
+        )
 
     def _check_blocks(self) -> None:
         trained = {name: p for block in self._trained for name, p in block.parameters.items()}

@@ -31,7 +31,7 @@ class CFk(LastBlocks):
         guarantee="approximate",
         scope="the untouched blocks hold what they learnt from the forget set",
         paper="CF-k (Goel et al. 2022, arXiv 2201.06640); theory §6",
-        trains_on="fine images (`only_fine=False`: the retain view), the last k blocks only",
+        trains_on="the retain view (`only_fine`: fine images), the last k blocks only",
         needs=("retained data",),
         requests=("item", "pixel"),
         costs="at most one gradient evaluation per step",
@@ -42,5 +42,5 @@ class CFk(LastBlocks):
     )
     instead = "FineTune"
 
-    def __init__(self, k: int = 3, only_fine: bool = True, folder: str | Path | None = None) -> None:
+    def __init__(self, k: int = 3, only_fine: bool = False, folder: str | Path | None = None) -> None:
         super().__init__(k, only_fine, folder)

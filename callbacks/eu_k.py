@@ -38,7 +38,7 @@ class EUk(LastBlocks):
         guarantee="approximate",
         scope="the last blocks are retrained exactly, on features that learnt from the forget set",
         paper="EU-k (Goel et al. 2022, arXiv 2201.06640); theory §6",
-        trains_on="fine images (`only_fine=False`: the retain view), the last k blocks only, from fresh weights",
+        trains_on="the retain view (`only_fine`: fine images), the last k blocks only, from fresh weights",
         needs=("retained data",),
         requests=("item", "pixel"),
         costs="at most one gradient evaluation per step",
@@ -49,7 +49,7 @@ class EUk(LastBlocks):
     )
     instead = "Retrain, which is exact"
 
-    def __init__(self, k: int = 3, only_fine: bool = True, folder: str | Path | None = None) -> None:
+    def __init__(self, k: int = 3, only_fine: bool = False, folder: str | Path | None = None) -> None:
         super().__init__(k, only_fine, folder)
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
@@ -57,10 +57,15 @@ class EUk(LastBlocks):
         refuse_averaging(trainer)
         trained = {name for block in self._trained for name in block.parameters}
         stuck = [name for name in unresettable(module) if name in trained]
+        stuck += [
+            block.name
+            for block in self._trained
+            if not all(callable(getattr(layer, "reset_parameters", None)) for layer in block.layers)
+        ]
         if stuck:
             raise MisconfigurationException(
-                f"EUk cannot re-initialise {', '.join(stuck)}: no reset_parameters() of a layer reaches them; lower k, "
-                "or let the layer's reset_parameters() set them"
+                f"EUk cannot re-initialise {', '.join(dict.fromkeys(stuck))}: no reset_parameters() of their own layer reaches "
+                "them; lower k, or let the layer's reset_parameters() set them"
             )
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:

@@ -52,7 +52,7 @@ class NegGradPlus(GuardedLoss):
     card = OperatorCard(
         guarantee="approximate",
         paper="NegGrad+ (Kurmanji et al. 2023, arXiv 2302.09880), pixel-wise; theory §6",
-        trains_on="fine images (`only_fine=False`: the retain view), pushing back on the forget set",
+        trains_on="the retain view (`only_fine`: fine images), pushing back on the forget set",
         needs=("retained data", "forget set"),
         requests=("pixel",),
         stores="one copy of the weights (CPU), for the guard",
@@ -69,7 +69,7 @@ class NegGradPlus(GuardedLoss):
     def __init__(
         self,
         beta: float = 0.99,
-        only_fine: bool = True,
+        only_fine: bool = False,
         collapse_ratio: float = 0.1,
         check_every: int = 10,
         image_key: str | int = "image",

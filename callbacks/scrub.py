@@ -64,7 +64,7 @@ class Scrub(OwnLoss):
     card = OperatorCard(
         guarantee="approximate",
         paper="SCRUB (Kurmanji et al. 2023, arXiv 2302.09880), pixel-wise; theory §6",
-        trains_on="fine images (`only_fine=False`: the retain view) and the forget set, beside a teacher",
+        trains_on="the retain view (`only_fine`: fine images) and the forget set, beside a teacher",
         needs=("retained data", "forget set"),
         requests=("pixel",),
         stores="half a copy of the weights: the teacher in bfloat16",
@@ -86,7 +86,7 @@ class Scrub(OwnLoss):
         msteps: int = 3,
         max_phase: int | None = 1,
         min_phase: int | None = 20,
-        only_fine: bool = True,
+        only_fine: bool = False,
         image_key: str | int = "image",
         fine_key: str | int = "mask",
         coarse_key: str | int = "coarse",

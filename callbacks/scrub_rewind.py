@@ -81,7 +81,7 @@ class ScrubRewind(Scrub):
         msteps: int = 3,
         max_phase: int | None = 1,
         min_phase: int | None = 20,
-        only_fine: bool = True,
+        only_fine: bool = False,
         image_key: str | int = "image",
         fine_key: str | int = "mask",
         coarse_key: str | int = "coarse",

@@ -105,6 +105,7 @@ class MaskDataModule(LightningDataModule):
         self._datasets: dict[str, MaskDataset] = {}
         self._arrays: dict[str, Arrays] = {}
         self._forget_beside = False
+        self._as_they_are = False
 
     # What a subclass says ------------------------------------------------------------------------------------
 
@@ -187,6 +188,15 @@ class MaskDataModule(LightningDataModule):
         self._forget_beside = forget
         self._drop_training_data()
 
+    def serve_as_they_are(self, as_they_are: bool = True) -> None:
+        """Serve each training image once an epoch and unchanged, for training that counts on it: no mirror images, and
+        the last batch even where it is incomplete.
+
+        Args:
+            as_they_are: False = as usual again.
+        """
+        self._as_they_are = as_they_are
+
     def redraw_split(self, split_seed: int) -> None:
         """Draw another forget/retain split; what was fitted on the old one is dropped.
 
@@ -253,10 +263,10 @@ class MaskDataModule(LightningDataModule):
             _ = self.split
 
     def train_dataloader(self) -> DataLoader[Item] | dict[str, DataLoader[Item]]:
-        """Shuffled batches under the current view; the last incomplete batch is dropped."""
+        """Shuffled batches under the current view; the last incomplete batch is dropped, as a rule."""
         dataset = self.dataset("train")
         sampler = training_sampler(dataset, self.class_balance)
-        retain = self._loader(dataset, sampler, drop_last=len(dataset) > self.batch_size)
+        retain = self._loader(dataset, sampler, drop_last=not self._as_they_are and len(dataset) > self.batch_size)
         if not self._forget_beside:
             return retain
         forget = self._named("forget", lambda: self._make_training(View.COARSE))
@@ -292,7 +302,7 @@ class MaskDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Item, dataloader_idx: int) -> Item:
         """Mirror training batches on the device."""
         training = self.trainer is not None and self.trainer.training
-        if not (self.flips and training):
+        if not (self.flips and training) or self._as_they_are:
             return batch
         if "image" in batch:
             return random_flips(batch)

@@ -36,6 +36,8 @@ class QuantisedTraining(LightningModule):
     choice among checkpoints did not depend on. Sample = image. Stores nothing; one gradient evaluation of each sample
     a step, one by one: a sample's gradient must not be rounded differently in other company.
 
+    A DataModule of ours serves each image once a step and unflipped meanwhile; other loaders have to.
+
     Put it first: ``class Mine(QuantisedTraining, YourModule)``. Your ``training_step`` and ``configure_optimizers``
     stay; the first is called with batches of one.
 
@@ -96,6 +98,16 @@ class QuantisedTraining(LightningModule):
         self._first_buffers: dict[str, Tensor] = {}
         self._total: list[Tensor] = []
         self._seen = [0, 0]
+
+    def setup(self, stage: str) -> None:
+        """Ask a DataModule of ours for each image once and unchanged, for as long as it is trained on."""
+        super().setup(stage)
+        self._ask_for_all(stage, True)
+
+    def teardown(self, stage: str) -> None:
+        """Let it mirror images again."""
+        super().teardown(stage)
+        self._ask_for_all(stage, False)
 
     def on_fit_start(self) -> None:
         """Refuse what could make the promise false."""
@@ -166,6 +178,11 @@ class QuantisedTraining(LightningModule):
             "released_weights": weights_digest(self),
             "torch": str(torch.__version__),
         }
+
+    def _ask_for_all(self, stage: str, wanted: bool) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and hasattr(data, "serve_as_they_are"):
+            data.serve_as_they_are(wanted)
 
     def _gradients(self, sample: Any, batch_idx: int) -> list[Tensor]:
         output: Any = super().training_step(sample, batch_idx)
@@ -248,6 +265,20 @@ class QuantisedSegmentationModule(QuantisedTraining, SegmentationModule):
 
     def __init__(self, bound: float = 0.1, kappa: float = 0.01, smoothing: float = 0.01, **keywords: Any) -> None:
         super().__init__(bound=bound, kappa=kappa, smoothing=smoothing, **keywords)
+
+    @classmethod
+    def of(
+        cls, module: SegmentationModule, bound: float = 0.1, kappa: float = 0.01, smoothing: float = 0.01
+    ) -> QuantisedSegmentationModule:
+        """The network of a module, to be trained this way with the same loss, optimiser and schedule.
+
+        Args:
+            module: whose network becomes that of the new one.
+            bound: see :class:`QuantisedTraining`.
+            kappa: see there.
+            smoothing: see there.
+        """
+        return cls(bound, kappa, smoothing, **module.arguments())
 
     def describe(self) -> dict[str, Any]:
         """Also the constants of the quantiser."""

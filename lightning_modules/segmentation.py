@@ -77,7 +77,7 @@ class SegmentationModule(EvaluatedModule):
         if patch_size is not None and len(patch_size) != spatial_dims:
             raise ValueError(f"patch_size needs {spatial_dims} entries, got {list(patch_size)}")
         # Objects are rebuilt from the configuration, and checkpoints must load with weights_only=True.
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=("network", "loss"))
         for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
             del self.hparams[key]
         self.network = network or default_network(num_classes, spatial_dims, in_channels)
@@ -134,6 +134,20 @@ class SegmentationModule(EvaluatedModule):
         """The optimiser and, if asked for, its scheduler."""
         steps = int(self.trainer.estimated_stepping_batches) if self._make_scheduler == "cosine" else 0
         return with_schedule(self._make_optimizer(self.parameters()), self._make_scheduler, steps)
+
+    def arguments(self) -> dict[str, Any]:
+        """What another module takes to train the same network (not a copy) with the same loss, optimiser and schedule."""
+        plain = {name: self.hparams[name] for name in ("spatial_dims", "in_channels", "num_classes", "bootstrap")}
+        return {
+            **plain,
+            "network": self.network,
+            "class_names": self.class_names,
+            "positive_class": self.hparams["positive_class"],
+            "loss": self.loss,
+            "optimizer": self._make_optimizer,
+            "lr_scheduler": self._make_scheduler,
+            "patch_size": self._patch_size,
+        }
 
     def describe(self) -> dict[str, Any]:
         """What determines its training, as plain values, for records and digests."""

@@ -1,6 +1,7 @@
 """Rows of a comparison: every operator has one, and those on other weights or another module do what they say."""
 
 import contextlib
+import dataclasses
 import io
 import json
 
@@ -11,6 +12,8 @@ from erode import callbacks
 from erode.callbacks import UnlearningOperator
 from erode.datamodules import SyntheticDermoscopy
 from erode.experiment import Experiment
+from erode.lightning_modules import QuantisedSegmentationModule, SegmentationModule
+from erode.losses import RoleLoss
 from erode.methods import METHODS, Task
 from erode.weights import read_state
 
@@ -36,10 +39,18 @@ def record(experiment, name):
 
 
 def test_every_operator_has_a_row(tmp_path):
-    task = Task(tmp_path / "row", data(), steps=4, start=tmp_path / "start")
+    task = Task(tmp_path / "row", data(), steps=4, model=SegmentationModule, start=tmp_path / "start")
     with_row = {type(method.operator(task)) for method in METHODS.values() if method.operator is not None}
     exported = {getattr(callbacks, name) for name in callbacks.__all__}
     assert with_row == {kind for kind in exported if issubclass(kind, UnlearningOperator)} - {UnlearningOperator}
+
+
+def test_rows_know_the_labels_that_their_operator_asks_for(tmp_path):
+    """The length of an epoch follows from them."""
+    task = Task(tmp_path / "row", data(), steps=4, model=SegmentationModule, start=tmp_path / "start")
+    for method in METHODS.values():
+        if method.operator is not None:
+            assert method.view is method.operator(task).view, method.title
 
 
 def test_rows_start_from_weights_that_fit_them():
@@ -73,3 +84,34 @@ def test_heads_share_an_encoder_that_never_saw_a_label(experiment):
     assert evaluations["newton_step"] == 2 * 24 / 4  # a gradient and a Hessian over all images, in batches of 4
     assert evaluations["projected_noisy_sgd"] == 100 * 24 / 4
     assert evaluations["residual_certificate"] is None  # it depends on the trained head
+
+
+@pytest.mark.parametrize(
+    ("constants", "guarantee"), [({}, "approximate"), ({"bound": 100.0, "kappa": 99.0}, "exact")]
+)
+def test_quantised_training_forgets_only_within_its_budget(constants, guarantee, tmp_path, monkeypatch):
+    """One image of nine is asked for: more than a usual budget, less than that of weights that never move."""
+    few = SyntheticDermoscopy(size=32, train_images=9, val_images=6, test_images=8, batch_size=4, fine_fraction=0.89)
+    made = dataclasses.replace(
+        METHODS["pcmu"], module=lambda task: QuantisedSegmentationModule.of(task.model(), **constants)
+    )
+    monkeypatch.setitem(METHODS, "pcmu", made)
+    experiment = Experiment(few, out=tmp_path / "out", steps=10, accelerator="cpu")
+    found = row(experiment, "pcmu")
+    (file,) = experiment.out.glob("logs/pcmu-seed0/*/removal.json")
+    removal = json.loads(file.read_text())
+    assert removal["samples"] == 9  # the last batch is one image
+    assert (removal["removals_withstood"] >= 1) == (guarantee == "exact")
+    assert found["steps"] == removal["steps"] == 2
+    assert found["unlearning"] == {
+        "guarantee": guarantee, "epsilon": None, "delta": None, "gradient_evaluations": 2 * 3,
+    }  # fmt: skip
+
+
+def test_quantised_training_has_the_network_loss_and_optimiser_of_the_comparison():
+    module = SegmentationModule(num_classes=3, class_names=["a", "b", "c"], positive_class=1, loss=RoleLoss(dice=0.5))
+    made = QuantisedSegmentationModule.of(module)
+    assert made.network is module.network
+    described = made.describe()
+    assert {key: described[key] for key in module.describe()} == module.describe()
+    assert {**module.hparams, **made.hparams} == dict(made.hparams)

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from .callbacks import ExposureLedger, SpuriousInformationMonitor
 from .datamodules import MaskDataModule, SyntheticDermoscopy
 from .forget_atoms import loss_attack
-from .lightning_modules import SegmentationModule
+from .lightning_modules import QuantisedTraining, SegmentationModule
 from .methods import METHODS, Method, MethodName, Task
 from .row_trainer import row_trainer
 from .rows import claim, number, stored
@@ -114,7 +114,8 @@ class Experiment:
         if method.operator is not None:
             callbacks.append(method.operator(task))
         self.data.serve(method.view)  # an operator may ask for another view
-        trainer = self._trainer(name, seed, callbacks, steps)
+        one_step_per_epoch = {"max_epochs": -1} if isinstance(module, QuantisedTraining) else {}
+        trainer = self._trainer(name, seed, callbacks, steps, **one_step_per_epoch)
         trainer.fit(module, datamodule=self.data)
         seconds = time.monotonic() - started
         if method.operator is None:
@@ -126,7 +127,7 @@ class Experiment:
             "method": name,
             "title": method.title,
             "seed": seed,
-            "unlearning": None if method.operator is None else _unlearning(task.folder),
+            "unlearning": self._unlearning(method, module, task.folder),
             "metrics": {
                 **{key.removeprefix(f"{self.evaluate_on}/"): number(value) for key, value in metrics.items()},
                 **self._membership(module),
@@ -143,6 +144,7 @@ class Experiment:
             folder=self.weights(name, seed).parent,
             data=self.data,
             steps=self.steps,
+            model=self.model,
             start=None if start is None else self.weights(start, seed).parent,
             epsilon=self.epsilon,
             delta=self.delta,
@@ -162,11 +164,12 @@ class Experiment:
         save_weights(module, folder / "first" / "weights.safetensors")
         return ExposureLedger(folder / "first" / "ledger.json", folder=folder)
 
-    def _trainer(self, name: MethodName, seed: int, callbacks: list[Callback], steps: int) -> Trainer:
-        validations: dict[str, Any] = {}
+    def _trainer(
+        self, name: MethodName, seed: int, callbacks: list[Callback], steps: int, **options: Any
+    ) -> Trainer:
         if self.validations:
             callbacks = [*callbacks, SpuriousInformationMonitor(self.data.num_classes)]
-            validations = {"val_check_interval": max(1, steps // self.validations), "num_sanity_val_steps": -1}
+            options |= {"val_check_interval": max(1, steps // self.validations), "num_sanity_val_steps": -1}
         loggers: list[Logger] = [CSVLogger(self.out / "logs", name=f"{name}-seed{seed}")]
         if self.wandb_group is not None:
             loggers.append(
@@ -185,7 +188,7 @@ class Experiment:
             precision=self.precision,
             callbacks=callbacks,
             logger=loggers,
-            **validations,
+            **options,
         )
 
     def _finish_logs(self, trainer: Trainer) -> None:
@@ -193,6 +196,22 @@ class Experiment:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
+
+    def _unlearning(self, method: Method, module: SegmentationModule, folder: Path) -> dict[str, Any] | None:
+        """What the row promises and cost."""
+        if isinstance(module, QuantisedTraining):
+            return self._withstood(module)
+        return None if method.operator is None else _record(folder)
+
+    def _withstood(self, module: QuantisedTraining) -> dict[str, Any]:
+        """Quantised training forgets the masks if its budget covers all images that have them, and only then."""
+        removal, asked = module.removal(), len(self.data.split.coarse)
+        return {
+            "guarantee": "exact" if removal["removals_withstood"] >= asked else "approximate",
+            "epsilon": None,
+            "delta": None,
+            "gradient_evaluations": removal["steps"] * math.ceil(removal["samples"] / self.data.batch_size),
+        }
 
     def _membership(self, module: SegmentationModule) -> dict[str, float | None]:
         """How well the loss tells images with forget atoms from validation images."""
@@ -219,7 +238,7 @@ def weights_of(out: Path, name: MethodName, seed: int) -> Path:
     return out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
 
 
-def _unlearning(folder: Path) -> dict[str, Any]:
+def _record(folder: Path) -> dict[str, Any]:
     """What the operator promises and cost, from the files it left."""
     record = json.loads((folder / "unlearning.json").read_text(encoding="utf-8"))
     if not record["completed"]:

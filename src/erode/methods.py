@@ -30,7 +30,7 @@ from .callbacks import (
     UnlearningOperator,
 )
 from .datamodules import MaskDataModule
-from .lightning_modules import PixelHead, SegmentationModule
+from .lightning_modules import PixelHead, QuantisedSegmentationModule, SegmentationModule
 from .masks import View
 from .unexposed_head import unexposed_head
 
@@ -38,6 +38,7 @@ MethodName = Literal[
     "coarse",
     "retrain_fine",
     "fine_tune",
+    "fine_tune_retain",
     "neg_grad",
     "retain_view",
     "oracle",
@@ -58,6 +59,7 @@ MethodName = Literal[
     "residual_certificate",
     "newton_step",
     "projected_noisy_sgd",
+    "pcmu",
 ]
 DEFAULT_METHODS: tuple[MethodName, ...] = (
     "coarse", "retrain_fine", "fine_tune", "neg_grad", "retain_view", "oracle"
@@ -72,6 +74,7 @@ class Task:
         folder: where the row keeps its weights.
         data: serves the split of the row's seed.
         steps: gradient steps of a row.
+        model: makes a fresh module of the comparison.
         start: folder of the row it starts from, if any.
         epsilon: ε of certified rows.
         delta: δ of certified rows.
@@ -81,6 +84,7 @@ class Task:
     folder: Path
     data: MaskDataModule
     steps: int
+    model: Callable[[], SegmentationModule]
     start: Path | None = None
     epsilon: float = 1.0
     delta: float = 1e-7
@@ -94,7 +98,7 @@ class Method:
     Args:
         title: what people read in the table.
         short: what they read above a picture.
-        view: labels it trains on, where no operator says so.
+        view: labels it trains on; where there is an operator, those that it asks for.
         operator: makes the unlearning operator; None = plain training.
         start: row whose weights of the same seed it starts from; None = a fresh network.
         module: makes its module; None = the one of the comparison.
@@ -126,8 +130,8 @@ def _certified(title: str, operator: _Certified) -> Method:
     )
 
 
-def _approximate(title: str, operator: Callable[..., UnlearningOperator]) -> Method:
-    return Method(title, title, View.FINE_SUBSET, lambda task: operator(folder=task.folder), start="coarse")
+def _approximate(title: str, operator: Callable[..., UnlearningOperator], view: View = View.RETAIN) -> Method:
+    return Method(title, title, view, lambda task: operator(folder=task.folder), start="coarse")
 
 
 RIDGE = 1e-4
@@ -165,6 +169,10 @@ def _newton(task: Task) -> NewtonStep:
     return NewtonStep(samples, samples, task.epsilon, task.delta, ridge=RIDGE, folder=task.folder)
 
 
+def _quantised(task: Task) -> QuantisedSegmentationModule:
+    return QuantisedSegmentationModule.of(task.model())
+
+
 METHODS: dict[MethodName, Method] = {
     "coarse": Method("coarse masks (to unlearn)", "coarse", View.COARSE),
     "retrain_fine": Method(
@@ -173,8 +181,9 @@ METHODS: dict[MethodName, Method] = {
         View.FINE_SUBSET,
         lambda task: Retrain(only_fine=True, folder=task.folder),
     ),
-    "fine_tune": _approximate("fine-tune", FineTune),
-    "neg_grad": _approximate("NegGrad-Seg", NegGradSeg),
+    "fine_tune": _approximate("fine-tune", FineTune, View.FINE_SUBSET),
+    "fine_tune_retain": _approximate("fine-tune on the retain view", functools.partial(FineTune, only_fine=False)),
+    "neg_grad": _approximate("NegGrad-Seg", NegGradSeg, View.FINE_SUBSET),
     "retain_view": Method("exact: retain view", "retain view", View.RETAIN, lambda task: Retrain(folder=task.folder)),
     "oracle": Method("all masks fine (oracle)", "oracle", View.FINE),
     "gradient_clipping": _certified("gradient clipping", GradientClipping),
@@ -228,5 +237,9 @@ METHODS: dict[MethodName, Method] = {
         _noisy_sgd,
         start="pixel_head",
         module=_head(SGD_RIDGE),
+    ),
+    # Each of its steps takes all images, as many as an epoch of the other rows.
+    "pcmu": Method(
+        "PCMU, coarse masks (forgets within its budget)", "PCMU", View.COARSE, module=_quantised, share=0.2
     ),
 }

@@ -101,16 +101,46 @@ class Tied(TheirModule):
         self.again.weight = self.body[3].weight
 
 
+class WithUnused(TheirModule):
+    """A head that is registered last and used never, as the decoder of an autoencoder beside a network may be."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Conv2d(2, 2, 1)
+
+
+class Listed(TheirModule):
+    """A weight that its layer keeps in a list, and re-initialises itself."""
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scales = nn.ParameterList([torch.ones(1, 2, 1, 1)])
+
+        def reset_parameters(self):
+            nn.init.ones_(self.scales[0])
+
+        def forward(self, image):
+            return image * self.scales[0]
+
+    def __init__(self):
+        super().__init__()
+        self.body.append(self.Layer())
+
+
 @pytest.mark.parametrize(
     ("operator", "make", "message"),
     [
+        (CFk(1), WithUnused, "the loss does not depend on unused, counted among the last 1 blocks.*raise k"),
+        (EUk(2), WithUnused, "the loss does not depend on unused, counted among the last 2 blocks.*raise k"),
+        (EUk(1), Listed, r"EUk cannot re-initialise body.6.scales: no reset_parameters\(\) of their own layer.*lower k"),
         (CFk(3), TheirModule, "has 3 blocks, so k = 3 leaves none untouched; lower k, or use FineTune"),
         (EUk(4), TheirModule, "lower k, or use Retrain, which is exact"),
         (CFk(1), Tied, r"again.weight and body.3.weight are one parameter.*choose k such that both are trained"),
         (EUk(1), "frozen", "body.5.weight is frozen, but belongs to the last 1 blocks; unfreeze it, or lower k"),
         (EUk(1), "normed", r"EUk cannot re-initialise body.5.parametrizations.*lower k"),
     ],
-    ids=["all", "all anew", "tied", "frozen", "weight norm"],
+    ids=["outside the loss", "one outside", "listed", "all", "all anew", "tied", "frozen", "weight norm"],
 )
 def test_what_cannot_be_split_into_blocks_is_refused(operator, make, message, tmp_path):
     module = TheirModule() if isinstance(make, str) else make()
