@@ -130,7 +130,7 @@ class LastBlocks(UnlearningOperator, base=True):
         """The checkpoint holds the trained blocks; the others are compared with the record at the end."""
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Refuse a loss that none of the last blocks takes part in, where autograd only says that it has no gradient."""
+        """Refuse a loss that none of the last blocks takes part in; autograd would only say that it has no gradient."""
         if not loss.requires_grad:
             raise self._outside([block.name for block in self._trained])
 

@@ -64,8 +64,8 @@ class EUk(LastBlocks):
         ]
         if stuck:
             raise MisconfigurationException(
-                f"EUk cannot re-initialise {', '.join(dict.fromkeys(stuck))}: no reset_parameters() of their own layer reaches "
-                "them; lower k, or let the layer's reset_parameters() set them"
+                f"EUk cannot re-initialise {', '.join(dict.fromkeys(stuck))}: no reset_parameters() of their own layer "
+                "reaches them; lower k, or let the layer's reset_parameters() set them"
             )
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:

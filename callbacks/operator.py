@@ -8,7 +8,6 @@ import math
 import platform
 import time
 from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -281,10 +280,6 @@ class UnlearningOperator(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the record of a run that was cut short."""
         self._record, self._resumed = dict(state_dict["record"]), True
-
-    def statistics_held(self) -> AbstractContextManager[None]:
-        """Within it, forget data go through the network without a trace in its running statistics."""
-        return nullcontext() if self._statistics is None else self._statistics.held()
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         if trainer.is_global_zero:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from .atom_batches import Atoms, BatchKeys, mean_over
 from .collapse_guard import CollapseGuard
 from .operator import UnlearningOperator
+from .running_statistics import Kept, put_back
 
 
 class OwnLoss(UnlearningOperator, base=True):
@@ -33,10 +35,15 @@ class OwnLoss(UnlearningOperator, base=True):
     def __init__(self, folder: str | Path | None = None) -> None:
         super().__init__(folder)
         self._own_step: Callable[..., Any] | None = None
+        self._kept: Kept = []
 
     @abstractmethod
     def loss(self, trainer: Trainer, module: LightningModule, batch: Any) -> tuple[Tensor, int]:
         """The loss of a batch, and how many images it is of."""
+
+    def statistics_held(self) -> AbstractContextManager[None]:
+        """Within it, forget data go through the network without a trace in its running statistics."""
+        return nullcontext() if self._statistics is None else self._statistics.held()
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse manual optimisation: the operator's loss would never be seen."""
@@ -52,14 +59,21 @@ class OwnLoss(UnlearningOperator, base=True):
 
         def training_step(batch: Any, *_: Any) -> Tensor:
             loss, images = self.loss(trainer, module, batch)
+            self._kept = [] if self._statistics is None else self._statistics.kept()
             module.log("train/loss", loss, batch_size=images)
             return loss
 
         module.training_step = training_step  # type: ignore[method-assign]
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Undo what activation checkpointing did to running statistics: it takes forward passes, of any data, again."""
+        put_back(self._kept)
+        self._kept = []
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the training step back."""
         super().teardown(trainer, pl_module, stage)
+        self._kept = []
         pl_module.__dict__.pop("training_step", None)
         if self._own_step is not None:
             pl_module.training_step = self._own_step  # type: ignore[method-assign]

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+Kept = list[tuple[Tensor, Tensor]]
+"""Buffers, each with a value that it had."""
 
 
 class RunningStatistics:
@@ -54,24 +57,27 @@ class RunningStatistics:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let layers normalise by the batch as ever while running statistics stand still."""
-        layers = [layer for layer in self._layers.values() if layer.training]
-        before = [buffer.detach().clone() for layer in layers for buffer in layer.buffers(recurse=False)]
-        for layer in layers:
-            layer.track_running_stats = False
+        """Let layers normalise by the batch as ever, and put running statistics back to what they were before."""
+        # Layers track on meanwhile: activation checkpointing refuses a forward pass that it cannot repeat as it was.
+        before = self.kept()
         try:
             yield
         finally:
-            for layer in layers:
-                layer.track_running_stats = True
-            # Instance normalisation goes on tracking whatever it is told.
-            with torch.no_grad():
-                now = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
-                for buffer, value in zip(now, before, strict=True):
-                    if not torch.equal(buffer, value):
-                        buffer.copy_(value)
+            put_back(before)
+
+    def kept(self) -> Kept:
+        """The statistics that a forward pass in training would change, for :func:`put_back`."""
+        layers = [layer for layer in self._layers.values() if layer.training]
+        return [(buffer, buffer.detach().clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
 
     def give_back(self) -> None:
         """Put the layers' own momenta back."""
         for name, layer in self._layers.items():
             layer.momentum = self._momenta[name]
+
+
+def put_back(kept: Kept) -> None:
+    """Write kept statistics back where they changed."""
+    for buffer, value in kept:
+        if not torch.equal(buffer, value):
+            buffer.data.copy_(value)  # unnoticed by autograd: a backward pass in training has no use for them

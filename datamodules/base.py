@@ -189,8 +189,9 @@ class MaskDataModule(LightningDataModule):
         self._drop_training_data()
 
     def serve_as_they_are(self, as_they_are: bool = True) -> None:
-        """Serve each training image once an epoch and unchanged, for training that counts on it: no mirror images, and
-        the last batch even where it is incomplete.
+        """Serve each training image once an epoch and unchanged: no mirror images, the last batch even if incomplete.
+
+        For training that counts on it.
 
         Args:
             as_they_are: False = as usual again.

@@ -180,7 +180,7 @@ class QuantisedTraining(LightningModule):
         }
 
     def _ask_for_all(self, stage: str, wanted: bool) -> None:
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and hasattr(data, "serve_as_they_are"):
             data.serve_as_they_are(wanted)
 

@@ -136,7 +136,7 @@ class SegmentationModule(EvaluatedModule):
         return with_schedule(self._make_optimizer(self.parameters()), self._make_scheduler, steps)
 
     def arguments(self) -> dict[str, Any]:
-        """What another module takes to train the same network (not a copy) with the same loss, optimiser and schedule."""
+        """What another module takes to train the same network, not a copy, with the same loss and optimiser."""
         plain = {name: self.hparams[name] for name in ("spatial_dims", "in_channels", "num_classes", "bootstrap")}
         return {
             **plain,

@@ -86,9 +86,7 @@ def test_heads_share_an_encoder_that_never_saw_a_label(experiment):
     assert evaluations["residual_certificate"] is None  # it depends on the trained head
 
 
-@pytest.mark.parametrize(
-    ("constants", "guarantee"), [({}, "approximate"), ({"bound": 100.0, "kappa": 99.0}, "exact")]
-)
+@pytest.mark.parametrize(("constants", "guarantee"), [({}, "approximate"), ({"bound": 100.0, "kappa": 99.0}, "exact")])
 def test_quantised_training_forgets_only_within_its_budget(constants, guarantee, tmp_path, monkeypatch):
     """One image of nine is asked for: more than a usual budget, less than that of weights that never move."""
     few = SyntheticDermoscopy(size=32, train_images=9, val_images=6, test_images=8, batch_size=4, fine_fraction=0.89)

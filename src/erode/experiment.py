@@ -164,9 +164,7 @@ class Experiment:
         save_weights(module, folder / "first" / "weights.safetensors")
         return ExposureLedger(folder / "first" / "ledger.json", folder=folder)
 
-    def _trainer(
-        self, name: MethodName, seed: int, callbacks: list[Callback], steps: int, **options: Any
-    ) -> Trainer:
+    def _trainer(self, name: MethodName, seed: int, callbacks: list[Callback], steps: int, **options: Any) -> Trainer:
         if self.validations:
             callbacks = [*callbacks, SpuriousInformationMonitor(self.data.num_classes)]
             options |= {"val_check_interval": max(1, steps // self.validations), "num_sanity_val_steps": -1}

@@ -239,7 +239,5 @@ METHODS: dict[MethodName, Method] = {
         module=_head(SGD_RIDGE),
     ),
     # Each of its steps takes all images, as many as an epoch of the other rows.
-    "pcmu": Method(
-        "PCMU, coarse masks (forgets within its budget)", "PCMU", View.COARSE, module=_quantised, share=0.2
-    ),
+    "pcmu": Method("PCMU, coarse masks (forgets within its budget)", "PCMU", View.COARSE, module=_quantised, share=0.2),
 }

@@ -133,7 +133,7 @@ class Listed(TheirModule):
     [
         (CFk(1), WithUnused, "the loss does not depend on unused, counted among the last 1 blocks.*raise k"),
         (EUk(2), WithUnused, "the loss does not depend on unused, counted among the last 2 blocks.*raise k"),
-        (EUk(1), Listed, r"EUk cannot re-initialise body.6.scales: no reset_parameters\(\) of their own layer.*lower k"),
+        (EUk(1), Listed, r"EUk cannot re-initialise body.6.scales: no reset_parameters\(\) of their own.*lower k"),
         (CFk(3), TheirModule, "has 3 blocks, so k = 3 leaves none untouched; lower k, or use FineTune"),
         (EUk(4), TheirModule, "lower k, or use Retrain, which is exact"),
         (CFk(1), Tied, r"again.weight and body.3.weight are one parameter.*choose k such that both are trained"),

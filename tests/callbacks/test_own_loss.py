@@ -4,6 +4,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 from two_loaders import KEYS, TheirModule, squares, trainer_for
 
 from erode.callbacks import NegGradPlus, Scrub
@@ -56,6 +58,32 @@ def test_our_module_learns_from_batches_of_others(operator, tmp_path):
     image = torch.randn(4, 1, 32, 32)
     mask = torch.zeros(4, 32, 32, dtype=torch.long)
     mask[:, 8:20, 8:20] = 1
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(image, mask, mask), 2)
+    loader = DataLoader(TensorDataset(image, mask, mask), 2)
     trainer_for(tmp_path, operator, max_steps=6).fit(module, {"retain": loader, "forget": loader})
     assert (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+class Checkpointed(TheirModule):
+    """Computes its activations again in the backward pass."""
+
+    reentrant = None
+
+    def forward(self, image):
+        if self.reentrant is None or not torch.is_grad_enabled():
+            return self.body(image)
+        return checkpoint(self.body, image.requires_grad_(), use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("operator", [NegGradPlus, Scrub])
+def test_activation_checkpointing_changes_nothing(operator, reentrant, tmp_path):
+    """What is computed again comes after the forget images, and must not leave them in running statistics."""
+    loaders = {"retain": DataLoader(squares(8, 1), 4), "forget": DataLoader(squares(12, 2), 4)}
+    phases = {} if operator is NegGradPlus else {"msteps": 2, "max_phase": 1, "min_phase": 2}
+    plain, checkpointed = Checkpointed(), Checkpointed()
+    checkpointed.reentrant = reentrant
+    for module in (plain, checkpointed):
+        folder = tmp_path / str(module.reentrant)
+        trainer_for(folder, operator(**KEYS, **phases), max_steps=6).fit(module, loaders)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(checkpointed.state_dict()[name], value, msg=name)
