@@ -5,7 +5,9 @@ bias, prints what the artefacts tell of the label in each part, and tests, on th
 models of `erode compare` by two rule-based scores (mean of the malignant channel over all pixels, which grows with the
 lesion, and over the predicted foreground, which does not), the coarse model with the
 test-time baselines of Bissoto et al., gradient reversal, and image classifiers without and with the same. Every
-training takes the same number of steps. It goes on where it stopped.
+training takes the same number of steps. It goes on where it stopped. With ``--synthetic`` the same of
+SyntheticDermoscopy, whose artefacts lie inside the coarse masks: the bias is the correlation of artefact and class in
+training, and in test its negative.
 """
 
 from __future__ import annotations
@@ -29,14 +31,21 @@ from erode import comparison
 from erode.callbacks import BackgroundNormalisation, GradientReversal, NoiseCrop
 from erode.comparison_report import mean_and_sd
 from erode.correlations import correlation_table
-from erode.datamodules import ISICDataModule, TrapSplit, artefact_correlations
+from erode.datamodules import (
+    ISICDataModule,
+    MaskDataModule,
+    SyntheticDermoscopy,
+    TrapSplit,
+    artefact_correlations,
+)
 from erode.datamodules.isic_layouts import ARTEFACTS
 from erode.files import write_json
 from erode.lightning_modules import ImageClassifier, SegmentationModule
 from erode.masks import DiskDilation, View
+from erode.methods import MethodName
 from erode.weights import load_weights, save_weights
 
-SEGMENTERS: tuple[comparison.MethodName, ...] = ("coarse", "oracle", "fine_tune", "retain_view", "gradient_clipping")
+SEGMENTERS: tuple[MethodName, ...] = ("coarse", "oracle", "fine_tune", "retain_view", "gradient_clipping")
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Baseline:
         classifier: classify images instead of segmenting them.
         training: makes the callbacks of the training.
         testing: makes those of the test.
+        reversal: train against a head that tells the artefacts from the features.
     """
 
     title: str
@@ -56,10 +66,7 @@ class Baseline:
     classifier: bool = False
     training: Callable[[], list[Callback]] = list
     testing: Callable[[], list[Callback]] = list
-
-
-def _reversal() -> list[Callback]:
-    return [GradientReversal(ARTEFACTS)]
+    reversal: bool = False
 
 
 def _normalised() -> list[Callback]:
@@ -69,9 +76,9 @@ def _normalised() -> list[Callback]:
 BASELINES = {
     "background": Baseline("coarse, mean background", "coarse", testing=lambda: [BackgroundNormalisation()]),
     "noise_crop": Baseline("coarse, noise crop", "coarse", testing=lambda: [NoiseCrop()]),
-    "reversal": Baseline("coarse, gradient reversal", training=_reversal),
+    "reversal": Baseline("coarse, gradient reversal", reversal=True),
     "classifier": Baseline("image classifier", classifier=True),
-    "classifier_reversal": Baseline("classifier, gradient reversal", classifier=True, training=_reversal),
+    "classifier_reversal": Baseline("classifier, gradient reversal", classifier=True, reversal=True),
     "classifier_background": Baseline(
         "classifier, mean background, true masks", classifier=True, training=_normalised, testing=_normalised
     ),
@@ -81,7 +88,7 @@ BASELINES = {
 }
 
 
-def data(root: Path, bias: float) -> ISICDataModule:
+def isic(root: Path, bias: float) -> ISICDataModule:
     """Masks dilated by 8 pixels of 64, 10 % of them fine, in three classes, trapped."""
     return ISICDataModule(
         root=root,
@@ -94,7 +101,19 @@ def data(root: Path, bias: float) -> ISICDataModule:
     )
 
 
-def run(name: str, seed: int, source: ISICDataModule, out: Path, steps: int, part: str, accelerator: str) -> None:
+def synthetic(bias: float) -> SyntheticDermoscopy:
+    """The same of painted lesions."""
+    return SyntheticDermoscopy(
+        train_correlation=bias, test_correlation=-bias, fine_fraction=0.1, coarsening=DiskDilation(half_width=8)
+    )
+
+
+def artefacts_of(source: MaskDataModule) -> Sequence[str]:
+    """The flags that speak for the label."""
+    return source.artefacts if isinstance(source, SyntheticDermoscopy) else ARTEFACTS
+
+
+def run(name: str, seed: int, source: MaskDataModule, out: Path, steps: int, part: str, accelerator: str) -> None:
     """Train, if the row trains, and test; nothing where its file is there."""
     path = out / "rows" / f"{name}-seed{seed}.json"
     if path.exists():
@@ -107,7 +126,10 @@ def run(name: str, seed: int, source: ISICDataModule, out: Path, steps: int, par
     source.serve(View.FINE if baseline.classifier else View.COARSE)
     if baseline.trained is None:
         print(f"seed {seed}: {baseline.title}")
-        _trainer(out, name, steps, accelerator, baseline.training()).fit(module, datamodule=source)
+        callbacks: list[Callback] = (
+            [GradientReversal(artefacts_of(source))] if baseline.reversal else baseline.training()
+        )
+        _trainer(out, name, steps, accelerator, callbacks).fit(module, datamodule=source)
         save_weights(module, _weights(out, name, seed))
     else:
         load_weights(module, _weights(out, baseline.trained, seed))
@@ -139,7 +161,7 @@ def _weights(out: Path, name: str, seed: int) -> Path:
     return out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
 
 
-def compare(source: ISICDataModule, arguments: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
+def compare(source: MaskDataModule, arguments: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     """All rows of one trap set."""
     comparison.compare(
         source,
@@ -193,7 +215,8 @@ def table(rows: Sequence[dict[str, Any]], bias: float) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="trap sets: correlations, and what closes the gap they open")
-    parser.add_argument("--root", type=Path, default=Path("../shared/data/isic2017"))
+    parser.add_argument("--root", type=Path, default=Path("../shared/data/isic2017"), help="of ISIC 2017")
+    parser.add_argument("--synthetic", action="store_true", help="SyntheticDermoscopy instead of ISIC")
     parser.add_argument("--out", type=Path, default=Path("runs/traps"))
     parser.add_argument("--biases", nargs="+", type=float, default=(0.0, 0.5, 1.0))
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
@@ -205,7 +228,7 @@ def main() -> None:
     console = Console(width=max(120, Console().width))
     results = {}
     for bias in arguments.biases:
-        source = data(arguments.root, bias)
+        source = synthetic(bias) if arguments.synthetic else isic(arguments.root, bias)
         cases = [case for part in ("train", "val", "test") for case in source.part(part)]
         correlations = artefact_correlations(cases, source.is_positive)
         console.print(correlation_table(correlations))

@@ -60,11 +60,12 @@ class EUk(LastBlocks):
         stuck += [
             block.name
             for block in self._trained
-            if not all(callable(getattr(layer, "reset_parameters", None)) for layer in block.layers)
+            if not set(stuck) & block.parameters.keys()
+            and not all(callable(getattr(layer, "reset_parameters", None)) for layer in block.layers)
         ]
         if stuck:
             raise MisconfigurationException(
-                f"EUk cannot re-initialise {', '.join(dict.fromkeys(stuck))}: no reset_parameters() of their own layer "
+                f"EUk cannot re-initialise {', '.join(stuck)}: no reset_parameters() of their own layer "
                 "reaches them; lower k, or let the layer's reset_parameters() set them"
             )
 

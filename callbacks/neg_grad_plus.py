@@ -31,7 +31,7 @@ class NegGradPlus(GuardedLoss):
 
     Args:
         beta: β in (0, 1]; 1 = fine-tuning. Published: 0.95 for small networks, 0.9999 for large ones; forget atoms
-            are most of a lesion here, and 0.95 unlearns the lesion.
+            are most of a lesion here, and 0.95 unlearns it where ℓ_r is the cross-entropy alone.
         only_fine: retain the finely annotated images alone, instead of all that the retain view offers.
         collapse_ratio: smallest predicted-to-fine foreground ratio that still counts as well; 0 = no guard.
         check_every: batches from one look of the guard to the next.

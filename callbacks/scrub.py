@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -55,8 +56,8 @@ class Scrub(OwnLoss):
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: for manual optimisation, for a run that would end in a max-phase, and for batches
-            without these entries.
+        MisconfigurationException: for manual optimisation, for TorchScript layers, for a run that would end in a
+            max-phase, and for batches without these entries.
 
     Source: Kurmanji et al. 2023, §3 and algorithm 1.
     """
@@ -129,6 +130,11 @@ class Scrub(OwnLoss):
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse manual optimisation, and a run that would stop before what it pushed away is repaired."""
         super().check(trainer, module)
+        if scripted := [name for name, layer in module.named_modules() if isinstance(layer, torch.jit.ScriptModule)]:
+            raise MisconfigurationException(
+                f"{scripted[0]} is TorchScript, which computes with no weights but its own, so it cannot teach "
+                f"{type(self).__name__}; give the module the layer that was scripted"
+            )
         trainer.fit_loop.setup_data()  # nothing knows the length of an epoch before
         planned, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
         if math.isinf(planned) or planned < 1 or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere

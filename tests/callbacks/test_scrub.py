@@ -322,3 +322,10 @@ def test_a_run_stopped_in_a_max_phase_releases_nothing(tmp_path):
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Scrub(**arguments)
+
+
+def test_a_scripted_layer_cannot_teach(tmp_path):
+    module = TheirModule(norm=False)
+    module.body = torch.jit.script(module.body)
+    with pytest.raises(MisconfigurationException, match=r"body is TorchScript.*cannot teach Scrub"):
+        trainer_for(tmp_path, Scrub(**KEYS), max_steps=30).fit(module, pair())
