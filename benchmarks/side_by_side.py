@@ -1,4 +1,4 @@
-"""Put the tables of a finished grid into docs/side_by_side.md, between its markers.
+"""Put the tables of a finished grid into docs/side_by_side.md and README.md, between their markers.
 
 python benchmarks/side_by_side.py runs/operators
 """
@@ -10,18 +10,51 @@ from pathlib import Path
 
 import pandas as pd
 
-from erode.benchmark.tables import markdown
+from erode.benchmark.tables import cells_of, markdown, table_of
 from erode.files import write_text
 
-PAGE = Path(__file__).parents[1] / "docs" / "side_by_side.md"
-START, END = "<!-- measured: tables -->\n", "<!-- measured: end -->\n"
+ROOT = Path(__file__).parents[1]
+END = "<!-- measured: end -->\n"
+
+SHORT_ROWS = (
+    "coarse", "fine_tune", "neg_grad_plus", "scrub", "retrain_fine", "retain_view", "rewind", "gradient_clipping",
+    "residual_certificate", "pcmu", "same_noise", "oracle",
+)  # fmt: skip
+SHORT_COLUMNS = (
+    ("synthetic: lesion Dice", "90 %, synthetic, three classes", "lesion Dice"),
+    ("synthetic: leakage", "90 %, synthetic, three classes", "leakage"),
+    ("ISIC 2017: lesion Dice", "90 %, ISIC, three classes", "lesion Dice"),
+    ("ISIC: membership AUC", "90 %, ISIC, three classes", "membership AUC"),
+)
+"""Of the short form: title, cell of the grid, column of its table."""
+
+
+def short(results: pd.DataFrame, timings: pd.DataFrame) -> str:
+    """Some rows of two cells, in one table."""
+    chosen = results[results["method"].isin(SHORT_ROWS)]
+    columns: dict[str, dict[str, str]] = {}
+    for name, cell in cells_of(chosen):
+        head, *lines = table_of(cell, timings)
+        for title, wanted, column in SHORT_COLUMNS:
+            if wanted == name:
+                columns.setdefault("(ε, δ)", {line[0]: line[1] for line in lines})
+                columns[title] = {line[0]: line[head.index(column)] for line in lines}
+    rows = [["operator", *columns], ["---"] * (len(columns) + 1)]
+    rows += [[title, *(column[title] for column in columns.values())] for title in columns["(ε, δ)"]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def put(page: Path, start: str, text: str) -> None:
+    """Write text between a marker of a page and the next end of what is measured."""
+    before, rest = page.read_text(encoding="utf-8").split(f"{start}\n")
+    after = rest.split(END, maxsplit=1)[1]
+    write_text(page, f"{before}{start}\n{text}\n{END}{after}")
 
 
 def main(run: Path) -> None:
-    tables = markdown(pd.read_csv(run / "results.csv"), pd.read_csv(run / "timings.csv"))
-    head, rest = PAGE.read_text(encoding="utf-8").split(START)
-    tail = rest.split(END)[1]
-    write_text(PAGE, f"{head}{START}{tables}\n{END}{tail}")
+    results, timings = pd.read_csv(run / "results.csv"), pd.read_csv(run / "timings.csv")
+    put(ROOT / "docs" / "side_by_side.md", "<!-- measured: tables -->", markdown(results, timings))
+    put(ROOT / "README.md", "<!-- measured: operators -->", short(results, timings))
 
 
 if __name__ == "__main__":

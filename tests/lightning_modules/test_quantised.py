@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
+from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import QuantisedSegmentationModule, QuantisedTraining
 from erode.lightning_modules.per_sample import samples_of
 from erode.weights import weights_digest
@@ -169,6 +170,22 @@ def test_segmentation_with_roles_and_the_default_network(tmp_path):
     assert module.removal()["steps"] == 2
     assert weights_digest(module) != before
     assert module.describe()["kappa"] == 0.01
+
+
+def test_a_data_module_of_ours_serves_each_image_once_and_unflipped_meanwhile(tmp_path):
+    """Ten images in batches of four, mirrored as a rule and without the incomplete batch."""
+    source = SyntheticDermoscopy(
+        size=32, train_images=10, val_images=2, test_images=2, batch_size=4, fine_fraction=0.5, num_workers=0
+    )
+    source.serve("coarse")
+    module = QuantisedSegmentationModule(num_classes=3)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=2, logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=source)
+    assert (module.removal()["samples"], module.removal()["steps"]) == (10, 2)
+    assert len(source.train_dataloader()) == 2  # again as ever
 
 
 # What is refused ------------------------------------------------------------------------------------------------
