@@ -94,7 +94,7 @@ def test_quantised_training_forgets_only_within_its_budget(constants, guarantee,
         METHODS["pcmu"], module=lambda task: QuantisedSegmentationModule.of(task.model(), **constants)
     )
     monkeypatch.setitem(METHODS, "pcmu", made)
-    experiment = Experiment(few, out=tmp_path / "out", steps=10, accelerator="cpu")
+    experiment = Experiment(few, out=tmp_path / "out", steps=20, accelerator="cpu")
     found = row(experiment, "pcmu")
     (file,) = experiment.out.glob("logs/pcmu-seed0/*/removal.json")
     removal = json.loads(file.read_text())

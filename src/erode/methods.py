@@ -238,6 +238,6 @@ METHODS: dict[MethodName, Method] = {
         start="pixel_head",
         module=_head(SGD_RIDGE),
     ),
-    # Each of its steps takes all images, as many as an epoch of the other rows.
-    "pcmu": Method("PCMU, coarse masks (forgets within its budget)", "PCMU", View.COARSE, module=_quantised, share=0.2),
+    # Each of its steps takes all images, one by one: what an epoch of the other rows takes, and longer.
+    "pcmu": Method("PCMU, coarse masks (forgets within its budget)", "PCMU", View.COARSE, module=_quantised, share=0.1),
 }
