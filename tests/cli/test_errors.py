@@ -1,0 +1,81 @@
+"""What cannot work is refused in words, before anything is trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_runs import SHORT, USUAL
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from PIL import Image
+
+from erode.cli import main
+from erode.weights import save_weights
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("--model.depth=3", "depth"),
+        ("--trainer.max_stepz=3", "max_stepz"),
+        ("--trainer.callbacks+=FineTuna", "FineTuna"),
+        ("--data=SyntheticDermoskopy", "SyntheticDermoskopy"),
+        ("--config=absent.yaml", "absent.yaml"),
+    ],
+)
+def test_what_it_does_not_know_it_names(argument, name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *USUAL, argument])
+    assert stop.value.code == 2
+    assert name in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.callbacks+=FineTune"], "give --init_from WEIGHTS"),
+        (["--init_from=WEIGHTS"], r"exactly one unlearning operator, found 0; add one, e\.g\. --trainer\.callbacks"),
+        (
+            ["--init_from=WEIGHTS", "--trainer.callbacks+=FineTune", "--trainer.callbacks+=Retrain"],
+            "exactly one unlearning operator, found 2",
+        ),
+    ],
+)
+def test_unlearning_needs_weights_and_one_operator(arguments, message, weights):
+    with pytest.raises(MisconfigurationException, match=message):
+        main(["unlearn", *USUAL, *(argument.replace("WEIGHTS", weights) for argument in arguments)])
+    assert not list(Path("runs").rglob("*.*"))  # nothing half-written
+
+
+def test_weights_of_another_architecture_are_refused(weights, tmp_path):
+    other = save_weights(torch.nn.Linear(2, 2), tmp_path / "other.safetensors")
+    for wrong in (other, weights):
+        classes = ["--model.num_classes=2", "--model.class_names=[a,b]"] if wrong == weights else []
+        with pytest.raises(ValueError, match=r"weights of another architecture.*use the model configuration"):
+            main(["unlearn", *USUAL, *classes, f"--init_from={wrong}", "--trainer.callbacks+=FineTune"])
+    with pytest.raises(FileNotFoundError, match=r"no weights at gone\.ckpt"):
+        main(["test", *USUAL, "--init_from=gone.ckpt"])
+
+
+def test_classes_that_do_not_fit_the_data_are_told_before_the_first_step():
+    with pytest.raises(ValueError, match=r"the data have 3 classes .* the model 2; set num_classes=3"):
+        main(["fit", *USUAL, "--model.num_classes=2", "--model.class_names=[a,b]"])
+
+
+def test_bad_pictures_are_named_before_training(pictures, tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for path in (pictures / kind).iterdir():
+            (tmp_path / kind / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "images" / "scan 3.png").write_bytes(b"")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "masks" / "scan 4.png")
+    with pytest.raises(ValueError, match=r"2 problems(.|\n)*scan 3\.png is empty(.|\n)*scan 4\.png has shape"):
+        main(["fit", "--data=ImageFolderDataModule", f"--data.root={tmp_path}", "--model=SegmentationModule", *SHORT])
+    assert not list(Path("runs").rglob("weights.safetensors"))
+
+
+def test_fractions_without_two_sides_are_refused_before_training():
+    for fraction in (0, 1, 0.999):
+        with pytest.raises(ValueError, match="fine_fraction = "):
+            main(["fit", *USUAL, f"--data.fine_fraction={fraction}"])
