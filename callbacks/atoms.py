@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import NO_PRIOR, Role
 from ..ledger import Exposure, Level, union
-from ..masks import View
+from ..masks import ForgetSplit, View
 
 Atoms = Callable[[Any], Mapping[str, str]] | Mapping[str, Sequence[str]]
 """What a loader serves: a function from a batch to the level of each image, or image ids by level for all batches."""
@@ -103,7 +103,7 @@ def _of_roles(batch: Mapping[str, Any], data: Any, training: bool) -> Exposure:
         seen = seen | Exposure({name: served(name) for name in levels}) | _whole_set(data, training)
     prior = batch.get("prior")
     if isinstance(prior, Tensor) and bool((prior != NO_PRIOR).any()):
-        split = getattr(data, "split", None)
+        split = data.split if isinstance(getattr(data, "split", None), ForgetSplit) else None
         # The prior was fitted on all fine masks, also on those of images that no batch has held yet.
         fitted_on = Exposure(unknown=True) if split is None else Exposure(dict.fromkeys(split.fine, Level.FOREGROUND))
         seen = seen | fitted_on

@@ -152,9 +152,9 @@ class LastBlocks(UnlearningOperator, base=True):
             )
         return None
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Give the other blocks their gradients back."""
-        super().teardown(trainer, pl_module, stage)
+        super().put_back(trainer, module)
         for parameter, required in self._required:
             parameter.requires_grad_(required)
         self._required = []

@@ -15,6 +15,7 @@ from ..files import digest_of
 from ..mechanisms import Mechanism
 from ..weights import weights_digest
 from .operator import UnlearningOperator
+from .served import split_of
 
 
 class CertifiedOperator(UnlearningOperator, base=True):
@@ -98,7 +99,7 @@ class CertifiedOperator(UnlearningOperator, base=True):
                 _publish(content, path, logger.experiment)
 
     def _certificate(self, trainer: Trainer, why_not: str | None, released_file: str | None) -> dict[str, Any]:
-        split = getattr(getattr(trainer, "datamodule", None), "split", None)
+        split = split_of(trainer)
         return certificate(
             self.mechanism,
             self.target,

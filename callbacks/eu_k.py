@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ..operator_card import OperatorCard
 from .blocks import LastBlocks
 from .fresh_start import Before, build_optimizers
-from .retrain import refuse_averaging, unresettable
+from .retrain import refuse_memories, unresettable
 
 
 class EUk(LastBlocks):
@@ -54,7 +54,7 @@ class EUk(LastBlocks):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
-        refuse_averaging(trainer)
+        refuse_memories(trainer)
         trained = {name for block in self._trained for name in block.parameters}
         stuck = [name for name in unresettable(module) if name in trained]
         stuck += [

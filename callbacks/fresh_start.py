@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,12 +32,13 @@ def build_optimizers(trainer: Trainer, before: Before) -> None:
         before: what the run began with.
 
     Raises:
-        MisconfigurationException: if it gives one that has taken steps: its moments were computed on the forget set.
+        MisconfigurationException: if it gives one that it gave before, or that has taken steps: its moments, or weights
+            that it copied, come from the forget set.
     """
     trainer.strategy.setup_optimizers(trainer)
     for optimizer in trainer.optimizers:
         again = any(optimizer is other for other in before.optimizers)
-        if (again and optimizer.state) or any(_steps(state) > 0 for state in optimizer.state.values()):
+        if again or any(_steps(state) > 0 for state in optimizer.state.values()):
             raise MisconfigurationException(
                 f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may "
                 "come from the forget set; build it anew each time"
@@ -56,7 +57,7 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
 
     Raises:
         MisconfigurationException: for parameters outside of ``state_dict``, what else it adds, parameters that an
-            optimiser has and the module has not, and layers with extra state.
+            optimiser has and the module has not, networks in plain lists or dicts, and layers with extra state.
     """
     saved = module.state_dict()
     named = dict(module.named_parameters())
@@ -79,12 +80,39 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
                 f"a {type(optimizer).__name__} trains a parameter that the module does not know, so {operator} cannot "
                 "reach it; register its layer (as an attribute, or in a ModuleList)"
             )
+    for place, hidden in _unregistered(module):
+        raise MisconfigurationException(
+            f"{place} holds a {type(hidden).__name__} that the module does not know, such as a teacher: it may have "
+            f"learnt the forget set, and {operator} cannot reach it; make it an attribute of its own, or take it out"
+        )
     for name, layer in module.named_modules():
         if type(layer).get_extra_state is not nn.Module.get_extra_state:
             raise MisconfigurationException(
                 f"{name or type(layer).__name__} keeps an extra state, which {operator} can neither reset nor tell "
                 "from a trace of the forget set; keep it in a buffer, or leave the layer out"
             )
+
+
+_KNOWN = ("_modules", "_parameters", "_buffers", "_hparams", "_hparams_initial")
+"""Attributes of modules that are looked at otherwise, or hold copies from before any training."""
+
+
+def _unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Networks with parameters in plain attributes, and where they are."""
+    own = {id(parameter) for parameter in module.parameters()}
+    for name, layer in module.named_modules():
+        for key, value in vars(layer).items():
+            for inner in () if key in _KNOWN else _networks_in(value):
+                if any(id(parameter) not in own for parameter in inner.parameters()):
+                    yield f"{name}.{key}" if name else key, inner
+
+
+def _networks_in(value: Any, depth: int = 3) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth and isinstance(value, (Mapping, list, tuple, set)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _networks_in(part, depth - 1)
 
 
 def _steps(state: Any) -> float:

@@ -17,6 +17,7 @@ from ..masks import View
 from ..mechanisms import Mechanism
 from ..ridge import RidgeHead, RidgeObjective
 from ..weights import state_digest
+from .anchor_checks import check_history
 from .certified import CertifiedOperator
 from .exposure import Anchor, anchor_of, check_unexposed
 from .fresh_start import Before, build_optimizers
@@ -99,7 +100,7 @@ class HeadOperator(CertifiedOperator, base=True):
                 buffer.copy_(self._buffers[name])
         self._record["reset_buffers"] = []
         head = head_of(module, type(self).__name__)
-        anchor = self._anchor(module)
+        anchor = self._anchor(trainer, module)
         check_unexposed(module, [head], anchor.state)
         self._record["anchor_weights"] = anchor.digest
         self._record["mechanism"] = self.mechanism.constants()
@@ -129,11 +130,12 @@ class HeadOperator(CertifiedOperator, base=True):
             self._moved = True
         # Built anew: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, Before.of(trainer))
+        self.note_first_step(pl_module)
         trainer.should_stop = True
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Forget the secret."""
-        super().teardown(trainer, pl_module, stage)
+        super().put_back(trainer, module)
         self._noise = None
         self._buffers = {}
 
@@ -167,10 +169,13 @@ class HeadOperator(CertifiedOperator, base=True):
         mechanism: Any = self.mechanism
         return float(mechanism.ridge)
 
-    def _anchor(self, module: LightningModule) -> Anchor:
+    def _anchor(self, trainer: Trainer, module: LightningModule) -> Anchor:
         if self.anchor is not None:
+            check_history(self.anchor, trainer)
             return anchor_of(module, self.anchor, seed=0)
         assert isinstance(module, RidgeHead)
+        if (file := getattr(module, "encoder_weights", None)) is not None:
+            check_history(file, trainer)
         state = module.unexposed()
         if state is None:
             raise MisconfigurationException(

@@ -20,13 +20,15 @@ from ..masks import View
 from ..mechanisms import BallMechanism
 from ..plan import Outlook, Regime, too_many_pixels
 from ..weights import state_digest, weights_digest
+from .anchor_checks import check_distinct, check_history
 from .certified import CertifiedOperator
-from .exposure import Anchor, anchor_of, check_unexposed, exposed_parameters
+from .early_scores import forget_noisy_phase
+from .exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_unexposed, exposed_parameters
 from .fresh_start import Before, build_optimizers
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
 from .observation import pixels_per_image
-from .refusals import check_rounding, check_setup, forget_early_scores, warn_of_early_checkpoints
+from .refusals import check_rounding, check_setup
 
 
 class NoisyPhase(CertifiedOperator, base=True):
@@ -120,6 +122,9 @@ class NoisyPhase(CertifiedOperator, base=True):
         exposed = exposed_parameters(module, self.exposed)
         anchor = anchor_of(module, self.anchor, self._record["anchor_seed"])
         check_unexposed(module, list(exposed.values()), anchor.state)
+        if self.anchor not in (INITIALISATION, ZEROS):
+            check_history(self.anchor, trainer)
+            check_distinct(exposed, anchor.state)
         self._record["anchor_weights"] = anchor.digest
         self._record["mechanism"] = self.mechanism.constants()
         weights = list(exposed.values())
@@ -163,10 +168,15 @@ class NoisyPhase(CertifiedOperator, base=True):
         """After the last certified step, hand back."""
         self._hand_back_when_done(trainer)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Forget the secret."""
+        super().put_back(trainer, module)
+        self._noise = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the certified optimiser."""
         super().teardown(trainer, pl_module, stage)
-        self._noise = self._optimizer = None
+        self._optimizer = None
 
     def shortfall(self) -> str | None:
         """Until the hand-over is complete, buffers follow weights that lack noise, and ranks may differ."""
@@ -242,8 +252,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, self._before)
         self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])
-        warn_of_early_checkpoints(trainer)
-        forget_early_scores(trainer)
+        self.note_first_step(trainer.lightning_module)
+        forget_noisy_phase(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 
     def _same_anchor(self, module: LightningModule) -> Anchor:

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
+from torch.optim import Optimizer
 
 from .._version import __version__
 from ..batch import Role
@@ -26,9 +27,15 @@ from ..masks import View
 from ..operator_card import OperatorCard
 from ..weights import save_weights, weights_digest
 from .deferred import DeferredCheck
+from .early_scores import forget_earlier_runs
+from .first_step import FirstStep
 from .fresh_start import check_known
+from .refusals import check_callbacks, check_loop
 from .running_statistics import RunningStatistics
-from .served import pair_of, roles_of
+from .served import pair_of, roles_of, split_of
+
+_WEIGHTS_KEY = "erode_weights"
+"""Of a checkpoint: the digest of all weights, which those that a resumed run starts from must have."""
 
 
 class UnlearningOperator(Callback):
@@ -92,6 +99,8 @@ class UnlearningOperator(Callback):
         self._forget_served = DeferredCheck(self._forget_atoms_refused)
         self._parameters: dict[str, Parameter] = {}
         self._never_finite: set[str] = set()
+        self._first_step = FirstStep(type(self).__name__)
+        self._saved_weights: str | None = None
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -120,6 +129,19 @@ class UnlearningOperator(Callback):
         """What the operator adds to the record after the last step."""
         return {}
 
+    def put_back(self, trainer: Trainer, module: LightningModule) -> None:
+        """Undo what the run changed of module and data for its own time, at its end or where it broke off."""
+        if self._view_before is not None:
+            _datamodule(trainer).serve(self._view_before)
+            self._view_before = None
+        if self._statistics is not None:
+            self._statistics.give_back()
+
+    def note_first_step(self, module: LightningModule) -> None:
+        """Note the weights that training has to start from; for those that change them later than ``on_fit_start``."""
+        if self._promises:
+            self._first_step.note(module)
+
     def lineage(self, module: LightningModule) -> Ledger | None:
         """Ledger of the weights that :meth:`prepare` left, if it replaced all; None = it changed those it found."""
         return None
@@ -135,7 +157,9 @@ class UnlearningOperator(Callback):
         """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
         if stage != "fit":
             return
+        check_callbacks(trainer, type(self).__name__)
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
+        self._first_step, self._saved_weights = FirstStep(type(self).__name__), None
         self._forget_served = DeferredCheck(self._forget_atoms_refused)
         data = _datamodule(trainer)
         if hasattr(data, "serve"):
@@ -168,7 +192,8 @@ class UnlearningOperator(Callback):
                 f"{trainer.ckpt_path} is no checkpoint of a {type(self).__name__} run, and ckpt_path only resumes one; "
                 "start from its weights alone: erode unlearn --init_from, or erode.weights.load_weights before fit"
             )
-        if self.card.guarantee != "approximate":
+        check_loop(trainer, pl_module, type(self).__name__)
+        if self._promises:
             check_known(trainer, pl_module, type(self).__name__)
         self.check(trainer, pl_module)
         self._never_finite = _infinite_buffers(pl_module)
@@ -183,7 +208,13 @@ class UnlearningOperator(Callback):
                     f"{trainer.ckpt_path} comes from a run with another {' and '.join(changed)}; "
                     "resume with the settings and the split of the run that was cut short, or start anew"
                 )
+            if self._promises and self._saved_weights != weights_digest(pl_module):
+                raise MisconfigurationException(
+                    f"the module does not hold the weights that {trainer.ckpt_path} was saved with: the file lacks "
+                    "some of them, or something else was loaded since; save and load all weights, or start anew"
+                )
             self.resume(trainer, pl_module)
+            self.note_first_step(pl_module)
             return
         self.remember(trainer, pl_module)
         self._record = {
@@ -194,7 +225,9 @@ class UnlearningOperator(Callback):
             "initial_weights": weights_digest(pl_module),
             "reset_buffers": self._statistics.reset(),
         }
+        forget_earlier_runs(trainer)
         self.prepare(trainer, pl_module)
+        self.note_first_step(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
@@ -207,14 +240,22 @@ class UnlearningOperator(Callback):
         if trainer.global_step == self._record.get("first_step"):
             self._forget_served.settle()
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Refuse a first step from other weights than those that the operator left."""
+        self._first_step.check(pl_module)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say in the record that nothing was released, unless it was already."""
-        if self._record and not _completed(self._release_to / "unlearning.json"):
-            self._write_incomplete(trainer, f"{type(exception).__name__}: {exception}")
+        """Say in the record that nothing was released, unless it was already; Lightning calls no ``teardown``."""
+        try:
+            if self._record and not _completed(self._release_to / "unlearning.json"):
+                self._write_incomplete(trainer, f"{type(exception).__name__}: {exception}")
+        finally:
+            self.put_back(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
         self._forget_served.settle()
+        self._first_step.check(pl_module)
         self._check_parameters(pl_module)
         self.finished = True
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
@@ -229,7 +270,7 @@ class UnlearningOperator(Callback):
             return
         folder = self._release_to
         save_weights(pl_module, folder / "weights.safetensors")
-        split = getattr(_datamodule(trainer), "split", None)
+        split = split_of(trainer)
         if split is not None:
             split.save(folder / "split.json")
         planned = trainer.estimated_stepping_batches
@@ -258,19 +299,20 @@ class UnlearningOperator(Callback):
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put back what was changed for the run."""
-        if self._view_before is not None:
-            _datamodule(trainer).serve(self._view_before)
-            self._view_before = None
+        """Put back what was changed for the run, and end it."""
+        self.put_back(trainer, pl_module)
         self._parameters = {}
-        if self._statistics is not None:
-            self._statistics.give_back()
-            self._statistics = None
+        self._statistics = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save nothing that the run would not release."""
         self._forget_served.settle()
         self._check_parameters(pl_module)
+        checkpoint[_WEIGHTS_KEY] = weights_digest(pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note which weights a run that goes on has to start from."""
+        self._saved_weights = checkpoint.get(_WEIGHTS_KEY)
 
     def state_dict(self) -> dict[str, Any]:
         """The record so far, plain data."""
@@ -280,6 +322,11 @@ class UnlearningOperator(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the record of a run that was cut short."""
         self._record, self._resumed = dict(state_dict["record"]), True
+
+    @property
+    def _promises(self) -> bool:
+        """Whether what it releases is exact or certified."""
+        return self.card.guarantee != "approximate"
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         if trainer.is_global_zero:
@@ -303,7 +350,7 @@ class UnlearningOperator(Callback):
 
     def _identity(self, trainer: Trainer) -> dict[str, Any]:
         """What may not change between a run and its continuation."""
-        split = getattr(_datamodule(trainer), "split", None)
+        split = split_of(trainer)
         return {
             "operator": type(self).__name__,
             "settings": self._settings(),

@@ -23,7 +23,7 @@ class OwnLoss(UnlearningOperator, base=True):
     """An operator that replaces the module's ``training_step`` while its run lasts.
 
     The module is called on images and the operator's :meth:`loss` applied; the user's optimiser, scheduler and
-    precision stay. The training step is put back in ``teardown``.
+    precision stay. The training step is put back at the end.
 
     Args:
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
@@ -35,6 +35,7 @@ class OwnLoss(UnlearningOperator, base=True):
     def __init__(self, folder: str | Path | None = None) -> None:
         super().__init__(folder)
         self._own_step: Callable[..., Any] | None = None
+        self._replaced = False
         self._kept: Kept = []
 
     @abstractmethod
@@ -63,21 +64,24 @@ class OwnLoss(UnlearningOperator, base=True):
             module.log("train/loss", loss, batch_size=images)
             return loss
 
+        training_step.of_operator = type(self).__name__  # type: ignore[attr-defined]  # see check_loop
         module.training_step = training_step  # type: ignore[method-assign]
+        self._replaced = True
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Undo what activation checkpointing did to running statistics: it takes forward passes, of any data, again."""
         put_back(self._kept)
         self._kept = []
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Give the training step back."""
-        super().teardown(trainer, pl_module, stage)
+        super().put_back(trainer, module)
         self._kept = []
-        pl_module.__dict__.pop("training_step", None)
-        if self._own_step is not None:
-            pl_module.training_step = self._own_step  # type: ignore[method-assign]
-            self._own_step = None
+        if self._replaced:
+            module.__dict__.pop("training_step", None)
+            if self._own_step is not None:
+                module.training_step = self._own_step  # type: ignore[method-assign]
+        self._own_step, self._replaced = None, False
 
 
 class GuardedLoss(OwnLoss, base=True):

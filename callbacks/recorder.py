@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..ledger import Exposure, Ledger, set_of, union
 from ..weights import state_digest
+from .first_step import parameters_digest
+from .served import split_of
 
 
 class Recorder:
@@ -49,6 +51,7 @@ class Recorder:
         self._touched: set[str] = set()
         learning = self._learning(module)
         self._start = {name: state_digest({"": t}) for name, t in state.items() if name not in learning}
+        self._parameters: str | None = parameters_digest(module)
 
     def before_batch(self, module: nn.Module, exposure: Exposure, training: bool = True) -> None:
         """Count a batch before the module sees it.
@@ -62,6 +65,15 @@ class Recorder:
         if training:
             self._batches += 1
             self._touched |= self._learning(module)
+
+    def before_step(self, module: nn.Module) -> None:
+        """Look, before the first step, whether the weights are still those of the history; else nothing is known.
+
+        Hooks of the module come after those of callbacks, and may load weights (a warm start).
+        """
+        if self._parameters is not None and self._parameters != parameters_digest(module):
+            self._history = Ledger.unknown(tensors_of(module))
+        self._parameters = None
 
     def ledger(self, state: Mapping[str, Tensor]) -> Ledger:
         """The ledger of the weights of this moment; in a distributed run every process has to ask.
@@ -107,7 +119,7 @@ def tensors_in(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def episode_of(trainer: Trainer, source: str) -> dict[str, Any]:
     """What a ledger says of a run."""
     data = getattr(trainer, "datamodule", None)
-    split, view = getattr(data, "split", None), getattr(data, "view", None)
+    split, view = split_of(trainer), getattr(data, "view", None)
     return {
         "data": None if data is None else type(data).__name__,
         "view": None if view is None else str(view),

@@ -11,15 +11,13 @@ from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
     Callback,
-    EarlyStopping,
     LearningRateFinder,
-    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 PRECISIONS = {
@@ -34,8 +32,6 @@ CHANGE_WEIGHTS: dict[type[Callback], str] = {
     StochasticWeightAveraging: "replaces weights and optimiser",
     ModelPruning: "changes weights between steps",
     BaseFinetuning: "changes the parameters of the optimiser",
-    BatchSizeFinder: "takes trial steps",
-    LearningRateFinder: "takes trial steps",
 }
 """Callbacks of Lightning that cannot run beside certified steps."""
 
@@ -85,28 +81,36 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
         )
 
 
-def warn_of_early_checkpoints(trainer: Trainer) -> None:
-    """Warn of a ModelCheckpoint whose best file was written before the last certified step.
+def check_callbacks(trainer: Trainer, operator: str) -> None:
+    """Refuse callbacks that train for a trial and then load the weights from before, whatever the operator did.
 
-    Such a file holds less noise than certified, and where the original model scores best it stays the best for good.
+    Raises:
+        MisconfigurationException: naming the callback.
     """
-    for callback in trainer.checkpoint_callbacks:
-        best = callback.best_model_path if isinstance(callback, ModelCheckpoint) and callback.monitor else ""
-        if best:
-            rank_zero_warn(
-                f"{best} is of the noisy phase, when weights hold less noise than certified, and stays the best of "
-                "ModelCheckpoint until a later one beats it; release weights.safetensors, or a checkpoint that "
-                "`erode verify` accepts"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, (BatchSizeFinder, LearningRateFinder)):
+            raise MisconfigurationException(
+                f"{type(callback).__name__} takes trial steps, and then goes back to the weights from before "
+                f"{operator}; find the value in a run without an operator"
             )
 
 
-def forget_early_scores(trainer: Trainer) -> None:
-    """Let every EarlyStopping start anew: a best score of the noisy phase knows weights that had little noise yet."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
-        if isinstance(callback, EarlyStopping):
-            worst = torch.tensor(torch.inf)
-            callback.best_score = worst if callback.monitor_op == torch.lt else -worst
-            callback.wait_count = 0
+def check_loop(trainer: Trainer, module: LightningModule, operator: str) -> None:
+    """Refuse a training step that fetches its batches itself, or that an earlier operator left behind.
+
+    Raises:
+        MisconfigurationException: naming the module.
+    """
+    if (earlier := getattr(module.training_step, "of_operator", None)) is not None:
+        raise MisconfigurationException(
+            f"{type(module).__name__} still trains by the loss of {earlier}, whose run did not end; make a new module "
+            "from its weights"
+        )
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        raise MisconfigurationException(
+            f"{type(module).__name__}.training_step fetches its own batches (dataloader_iter), so {operator} cannot "
+            "see whether they hold forget atoms; let it take a batch"
+        )
 
 
 def check_rounding(weights: Sequence[Tensor], sigma: float) -> None:

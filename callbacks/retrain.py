@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -16,8 +16,24 @@ from ..ledger import Ledger, ledger_of_file
 from ..masks import View
 from ..operator_card import OperatorCard
 from ..weights import load_weights, weights_digest
+from .anchor_checks import check_history
 from .fresh_start import Before, build_optimizers, stuck
 from .operator import UnlearningOperator
+
+EXACT_ASSUMPTIONS = (
+    "Every batch of the run held retained data only. A loader of erode marks forget atoms, and they are refused; of "
+    "another loader it is the owner's word.",
+    "The weights that training started from were computed without the forget set.",
+    "Training is a function of current weights and retained data: nothing outside of the module's parameters and "
+    "buffers (callbacks, closures, plain attributes, files) remembered the original weights.",
+    "Settings, and the choice among runs, did not depend on the forget set.",
+)
+"""Of exact operators, in their record."""
+
+_REMEMBER: dict[type[Callback], str] = {
+    WeightAveraging: "averages in the weights from before",
+    ModelPruning: "keeps a copy of the weights from before, and puts what is not pruned back to it",
+}
 
 
 class Retrain(UnlearningOperator):
@@ -63,7 +79,7 @@ class Retrain(UnlearningOperator):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
-        refuse_averaging(trainer)
+        refuse_memories(trainer)
         stuck = [] if self.anchor is not None else unresettable(module)
         if stuck:
             raise MisconfigurationException(
@@ -74,6 +90,7 @@ class Retrain(UnlearningOperator):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Replace every trained value by the anchor's; all ranks get rank 0's."""
         if self.anchor is not None:
+            check_history(self.anchor, trainer)
             load_weights(module, self.anchor)
         else:
             reset_parameters(module)
@@ -105,21 +122,20 @@ class Retrain(UnlearningOperator):
         return ledger_of_file(self.anchor)
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """State the guarantee in words."""
-        return {"epsilon": 0.0, "delta": 0.0}
+        """State the guarantee, and on what it rests."""
+        return {"epsilon": 0.0, "delta": 0.0, "assumptions": list(EXACT_ASSUMPTIONS)}
 
 
-def refuse_averaging(trainer: Trainer) -> None:
-    """Refuse callbacks that would mix the weights from before into the released ones.
+def refuse_memories(trainer: Trainer) -> None:
+    """Refuse callbacks that keep the weights from before, and would bring them into the released ones.
 
     Raises:
         MisconfigurationException: naming the callback.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
-        if isinstance(callback, WeightAveraging):
-            raise MisconfigurationException(
-                f"{type(callback).__name__} averages in the weights from before; average in a later fit instead"
-            )
+        for kind, why in _REMEMBER.items():
+            if isinstance(callback, kind):
+                raise MisconfigurationException(f"{type(callback).__name__} {why}; use it in a later fit instead")
 
 
 def reset_parameters(module: nn.Module) -> None:

@@ -20,7 +20,8 @@ from .exposure_ledger import ledger_in
 from .fresh_start import Before, build_optimizers
 from .operator import UnlearningOperator
 from .recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
-from .retrain import refuse_averaging
+from .retrain import EXACT_ASSUMPTIONS, refuse_memories
+from .served import split_of
 
 
 class Rewind(UnlearningOperator):
@@ -92,9 +93,8 @@ class Rewind(UnlearningOperator):
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse a request that nothing in the folder answers, and data that would teach it again."""
         check_strategy(trainer, module)
-        refuse_averaging(trainer)
-        data = getattr(trainer, "datamodule", None)
-        split = getattr(data, "split", None)
+        refuse_memories(trainer)
+        split = split_of(trainer)
         self._wanted = self._asked or _of_split(split)
         if split is not None:
             self._check_served(self._wanted, split)
@@ -135,8 +135,8 @@ class Rewind(UnlearningOperator):
         return self._loaded if self._resumed or self._found is None else self._found.ledger
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """State the guarantee."""
-        return {"epsilon": 0.0, "delta": 0.0, "ledger": FILE_NAME}
+        """State the guarantee, and on what it rests."""
+        return {"epsilon": 0.0, "delta": 0.0, "ledger": FILE_NAME, "assumptions": list(EXACT_ASSUMPTIONS)}
 
     # Order of a run ------------------------------------------------------------------------------------------
 
@@ -160,6 +160,7 @@ class Rewind(UnlearningOperator):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the ledger of the checkpoint."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._loaded = ledger_in(checkpoint)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

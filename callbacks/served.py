@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from torch import Tensor
+
+from ..masks import ForgetSplit
 
 
 def pair_of(batch: Any, operator: str) -> Mapping[str, Any]:
@@ -38,3 +41,9 @@ def roles_of(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, (list, tuple)):
         for part in batch:
             yield from roles_of(part)
+
+
+def split_of(trainer: Trainer) -> ForgetSplit | None:
+    """The forget/retain split of the run's DataModule; None where it has none, whatever else it calls ``split``."""
+    split = getattr(getattr(trainer, "datamodule", None), "split", None)
+    return split if isinstance(split, ForgetSplit) else None

@@ -189,14 +189,19 @@ class MaskDataModule(LightningDataModule):
         self._drop_training_data()
 
     def serve_as_they_are(self, as_they_are: bool = True) -> None:
-        """Serve each training image once an epoch and unchanged: no mirror images, the last batch even if incomplete.
+        """Serve each training image once an epoch and by itself, for training that counts on it.
 
-        For training that counts on it.
+        No mirror images, no position prior (it is fitted on other images), and the last batch even if incomplete.
 
         Args:
             as_they_are: False = as usual again.
         """
         self._as_they_are = as_they_are
+        self._drop_training_data()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Serve as usual again after a run that broke off."""
+        self.serve_as_they_are(False)
 
     def redraw_split(self, split_seed: int) -> None:
         """Draw another forget/retain split; what was fitted on the old one is dropped.
@@ -352,7 +357,7 @@ class MaskDataModule(LightningDataModule):
             self.coarsening,
             view,
             fine_ids=fine,
-            prior=self.prior if view is View.RETAIN and self.position_prior else None,
+            prior=self.prior if view is View.RETAIN and self.position_prior and not self._as_they_are else None,
             flag=self.flag,
             cache=self.cache,
             transform=transform,

@@ -15,7 +15,7 @@ from ..files import write_json
 from ..operator_card import OperatorCard
 from ..weights import weights_digest
 from .per_sample import fingerprint, samples_of
-from .refusals import check_data, check_module, check_trainer
+from .refusals import check_data, check_module, check_trainer, check_tuners
 from .segmentation import SegmentationModule
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
@@ -98,10 +98,14 @@ class QuantisedTraining(LightningModule):
         self._first_buffers: dict[str, Tensor] = {}
         self._total: list[Tensor] = []
         self._seen = [0, 0]
+        self._setup_checked = False
+        self._size = 0
 
     def setup(self, stage: str) -> None:
         """Ask a DataModule of ours for each image once and unchanged, for as long as it is trained on."""
         super().setup(stage)
+        if stage == "fit":
+            check_tuners(self.trainer)
         self._ask_for_all(stage, True)
 
     def teardown(self, stage: str) -> None:
@@ -119,18 +123,20 @@ class QuantisedTraining(LightningModule):
             )
         check_trainer(self.trainer)
         check_module(self)
-        if not self._start:
-            self._start = weights_digest(self)
+        self.budgets = self._data = None
+        self._setup_checked = True
         self._first_buffers = {name: buffer.detach().clone() for name, buffer in self.named_buffers()}
         self._forget_samples()
 
-    def on_train_start(self) -> None:
-        """Refuse loaders that do not serve each sample once a step."""
-        super().on_train_start()
-        check_data(self.trainer)
-
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Add the gradients of all samples of a batch; after the last batch of the data, take the step."""
+        if not self._setup_checked:
+            raise MisconfigurationException(
+                f"{type(self).__name__} has an on_fit_start of its own that leaves out super().on_fit_start(), so "
+                "nothing was checked; call it"
+            )
+        if self.budgets is None and batch_idx == 0:
+            self._size, self._start = check_data(self.trainer), weights_digest(self)
         for sample in samples_of(batch):
             gradients = self._gradients(sample, batch_idx)
             if self.budgets is None and self._seen[0] == 0:
@@ -186,6 +192,10 @@ class QuantisedTraining(LightningModule):
 
     def _gradients(self, sample: Any, batch_idx: int) -> list[Tensor]:
         output: Any = super().training_step(sample, batch_idx)
+        if output is None:
+            raise MisconfigurationException(
+                f"{type(self).__name__}: training_step returned no loss for a sample; each sample has to have one"
+            )
         loss = output["loss"] if isinstance(output, dict) else output
         trained = self._trained()
         found = torch.autograd.grad(loss, trained, allow_unused=True)
@@ -220,6 +230,11 @@ class QuantisedTraining(LightningModule):
 
     def _check_same(self, samples: int, print_of_all: int) -> None:
         """Each step must see the samples of the first, and leave no other trace of them than its gradient."""
+        if samples != self._size:
+            raise MisconfigurationException(
+                f"a step saw {samples} samples, the data set has {self._size}; let each batch be what the default "
+                "collation makes of its samples, with a tensor first whose first axis counts them"
+            )
         if self._data is None or self.budgets is None:
             self._data, self.budgets = (samples, print_of_all), RemovalBudgets(samples)
         elif self._data != (samples, print_of_all):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 
 def check_trainer(trainer: Trainer) -> None:
@@ -40,6 +47,19 @@ def check_trainer(trainer: Trainer) -> None:
         raise MisconfigurationException("kernels of CUDA need not repeat themselves; give Trainer(deterministic=True)")
 
 
+def check_tuners(trainer: Trainer) -> None:
+    """Refuse callbacks that choose a setting by the data, before they do so.
+
+    Raises:
+        MisconfigurationException: naming the first.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, (BatchSizeFinder, LearningRateFinder)):
+            raise MisconfigurationException(
+                f"{type(callback).__name__} chooses by the data; give the value itself, found on other data"
+            )
+
+
 def check_module(module: LightningModule) -> None:
     """Refuse layers in which samples meet, or that draw random numbers.
 
@@ -58,8 +78,11 @@ def check_module(module: LightningModule) -> None:
             )
 
 
-def check_data(trainer: Trainer) -> None:
-    """Refuse loaders that do not serve each sample once.
+def check_data(trainer: Trainer) -> int:
+    """Refuse loaders that do not serve each sample once, and by itself.
+
+    Returns:
+        How many samples there are.
 
     Raises:
         MisconfigurationException: with the reason and the remedy.
@@ -76,9 +99,19 @@ def check_data(trainer: Trainer) -> None:
             f"{type(sampler).__name__} with drop_last={loader.drop_last} need not serve each sample once a step; use "
             "a plain DataLoader, shuffled or not, with drop_last=False"
         )
+    if type(loader.batch_sampler) is not BatchSampler:
+        raise MisconfigurationException(
+            f"{type(loader.batch_sampler).__name__} may serve a sample twice in a step; give the DataLoader batch_size"
+        )
+    if loader.collate_fn is not default_collate and loader.batch_size != 1:
+        raise MisconfigurationException(
+            "the DataLoader has a collate_fn of its own, by which a sample may depend on its batch (padding does); use "
+            "the default one, or batch_size=1"
+        )
     size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or it would have no such sampler
     if len(sampler) * trainer.world_size != size:  # type: ignore[arg-type]
         raise MisconfigurationException(
             f"{size} samples do not divide by {trainer.world_size} processes, and the sampler serves some twice or "
             "never; leave some out by hand, or use another number of processes: the weights are the same"
         )
+    return size

@@ -178,12 +178,18 @@ class Fading(Net):
         self.log("val_dice", 1 / (1 + self.global_step))
 
 
-def test_the_best_checkpoint_may_be_of_the_noisy_phase_and_is_then_refused(volumes, tmp_path):
+def test_the_best_checkpoint_is_not_one_of_the_noisy_phase(volumes, tmp_path):
+    """Three steps an epoch: the first is of the noisy phase and scores best, the others come after it."""
     with pytest.warns(UserWarning, match=r"best\.ckpt is of the noisy phase"):
         train(Fading(volumes), tmp_path, GradientClipping(steps=6), max_epochs=3)
-    with pytest.raises(VerificationError, match="ended after 3 of 6 certified steps"):
-        verify(tmp_path / "checkpoints" / "best.ckpt")
+    verify(tmp_path / "checkpoints" / "best.ckpt")
     verify(released(tmp_path) / "certificate.json", released(tmp_path) / "weights.safetensors")
+
+
+def test_a_checkpoint_of_the_noisy_phase_is_refused(volumes, tmp_path):
+    train(Fading(volumes), tmp_path, GradientClipping(steps=15), max_epochs=6, patience=1)
+    with pytest.raises(VerificationError, match="ended after 3 of 15 certified steps"):
+        verify(tmp_path / "checkpoints" / "best.ckpt")
 
 
 def test_early_stopping_within_the_noisy_phase_releases_nothing_and_says_so(volumes, tmp_path):

@@ -29,6 +29,7 @@ from .comparison import compare
 from .correlations import correlations
 from .files import fresh_folder
 from .lightning_modules import SegmentationModule
+from .masks import ForgetSplit
 from .operators import operators
 from .planning import plan_command
 from .protocols.classification import classify
@@ -165,7 +166,7 @@ class ErodeCLI(LightningCLI):
             folder = Path(self.trainer.default_root_dir)
             save_weights(self.model, folder / "weights.safetensors")
             split = getattr(self.datamodule, "split", None)
-            if split is not None:
+            if isinstance(split, ForgetSplit):
                 split.save(folder / "split.json")
             print(f"weights: {folder / 'weights.safetensors'}")
 

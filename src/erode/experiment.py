@@ -114,7 +114,7 @@ class Experiment:
         if method.operator is not None:
             callbacks.append(method.operator(task))
         self.data.serve(method.view)  # an operator may ask for another view
-        one_step_per_epoch = {"max_epochs": -1} if isinstance(module, QuantisedTraining) else {}
+        one_step_per_epoch: dict[str, Any] = {"max_epochs": -1} if isinstance(module, QuantisedTraining) else {}
         trainer = self._trainer(name, seed, callbacks, steps, **one_step_per_epoch)
         trainer.fit(module, datamodule=self.data)
         seconds = time.monotonic() - started

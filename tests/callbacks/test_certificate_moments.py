@@ -81,6 +81,8 @@ def test_no_certificate_for_other_weights_after_the_run(tmp_path):
 def test_parameters_that_follow_the_weights_of_the_noisy_phase_are_refused(tmp_path):
     model = Net(teacher=True)
     torch.save(model.state_dict(), tmp_path / "anchor.pt")
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)  # what training did
     with pytest.raises(MisconfigurationException, match="not exposed changed in the noisy phase"):
         trainer_of(tmp_path, clipping(anchor=tmp_path / "anchor.pt")).fit(model, loader())
     assert not (tmp_path / "unlearned" / "weights.safetensors").exists()

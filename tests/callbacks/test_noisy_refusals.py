@@ -112,6 +112,8 @@ def test_noise_below_the_rounding_of_the_weights_is_refused(tmp_path):
 def test_a_buffer_equal_to_the_anchors_is_fine_and_another_is_not(tmp_path):
     module = Module(WithBuffer())
     path = save_weights(module, tmp_path / "anchor.safetensors")
+    with torch.no_grad():
+        next(module.parameters()).add_(1.0)  # what training did
     fit(module, tmp_path / "a", GradientClipping(steps=STEPS, anchor=path))
     module.network.memory.add_(1)
     with pytest.raises(MisconfigurationException, match=r"network\.memory is neither"):

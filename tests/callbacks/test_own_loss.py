@@ -3,12 +3,13 @@
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 from two_loaders import KEYS, TheirModule, squares, trainer_for
 
-from erode.callbacks import NegGradPlus, Scrub
+from erode.callbacks import NegGradPlus, Retrain, Scrub
 from erode.callbacks.atom_batches import BatchKeys
 from erode.callbacks.own_loss import label_loss
 from erode.datamodules import SyntheticDermoscopy
@@ -87,3 +88,50 @@ def test_activation_checkpointing_changes_nothing(operator, reentrant, tmp_path)
         trainer_for(folder, operator(**KEYS, **phases), max_steps=6).fit(module, loaders)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(checkpointed.state_dict()[name], value, msg=name)
+
+
+class Fails(TheirModule):
+    """A training that breaks off, as for want of memory."""
+
+    def forward(self, image):
+        if self.training and self.trainer.global_step == 1:
+            raise RuntimeError("out of memory")
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("operator", [NegGradPlus, Scrub])
+def test_a_run_that_broke_off_leaves_the_module_and_the_data_as_they_were(operator, tmp_path):
+    """Lightning calls no teardown then, and the next run would train by this loss."""
+    module = Fails()
+    phases = {} if operator is NegGradPlus else {"msteps": 1, "max_phase": 1, "min_phase": 2}
+    momenta = [layer.momentum for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer_for(tmp_path, operator(**KEYS, **phases), max_steps=6).fit(
+            module, {"retain": DataLoader(squares(8, 1), 4), "forget": DataLoader(squares(12, 2), 4)}
+        )
+    assert "training_step" not in vars(module)
+    assert [layer.momentum for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)] == momenta
+
+
+def test_the_data_serve_their_view_again_after_a_run_that_broke_off(tmp_path):
+    class Ours(SegmentationModule):
+        def forward(self, image):
+            raise RuntimeError("out of memory")
+
+    source = SyntheticDermoscopy(size=32, train_images=16, val_images=4, test_images=4, task="binary", batch_size=4)
+    source.serve("coarse")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer_for(tmp_path, NegGradPlus(), max_steps=2, num_sanity_val_steps=0).fit(
+            Ours(num_classes=2), datamodule=source
+        )
+    assert source.view == "coarse"
+
+
+def test_a_loss_that_was_left_behind_is_refused(tmp_path):
+    """Where a process was stopped so that nothing could be put back, and went on."""
+    module = TheirModule()
+    left = lambda batch, index: None  # noqa: E731
+    left.of_operator = "NegGradPlus"
+    module.training_step = left
+    with pytest.raises(MisconfigurationException, match="still trains by the loss of NegGradPlus"):
+        trainer_for(tmp_path, Retrain(), max_steps=2).fit(module, DataLoader(squares(8, 1), 4))

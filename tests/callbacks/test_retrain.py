@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateFinder, ModelPruning
 from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
 from torch.utils.data import DataLoader
@@ -260,3 +260,69 @@ def test_steps_are_those_of_the_run(tmp_path):
     trainer.fit_loop.epoch_loop.max_steps = 7
     trainer.fit(Module(), batches())
     assert json.loads((tmp_path / "second" / "unlearning.json").read_text())["steps"] == 3
+
+
+# What would bring the original weights back, or hide what is trained on ------------------------------------------
+
+
+class Remembers(Module):
+    """A teacher in a list, so that it is not saved: the usual recipe of distillation."""
+
+    def __init__(self):
+        super().__init__()
+        self.teachers = {"old": [nn.Conv2d(3, 2, 1)]}
+
+
+class OneOptimizer(Module):
+    """Gives the optimiser that was built with the module, which may have copied its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+
+    def configure_optimizers(self):
+        return self.optimizer
+
+
+class Fetches(Module):
+    def training_step(self, dataloader_iter):
+        batch, _, _ = next(dataloader_iter)
+        return super().training_step(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "callback", "message"),
+    [
+        (Module, lambda: ModelPruning("l1_unstructured", amount=0.5), "ModelPruning keeps a copy of the weights"),
+        (Module, lambda: LearningRateFinder(), "LearningRateFinder takes trial steps"),
+        (Remembers, None, r"teachers holds a Conv2d that the module does not know, such as a teacher"),
+        (OneOptimizer, None, "configure_optimizers gave a SGD that was used before"),
+        (Fetches, None, "fetches its own batches"),
+    ],
+    ids=["pruning", "learning rate", "teacher", "optimiser", "iterator"],
+)
+def test_what_could_bring_the_original_weights_back_is_refused(make, callback, message, tmp_path):
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(make(), tmp_path, *([callback()] if callback else []), Retrain())
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+def test_a_data_module_may_call_something_else_its_split(tmp_path):
+    class Theirs(pl.LightningDataModule):
+        split = 0.8
+
+        def train_dataloader(self):
+            return batches()
+
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=2, callbacks=[Retrain()], default_root_dir=tmp_path, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Module(), datamodule=Theirs())
+    assert json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())["split"] is None
+
+
+def test_the_record_says_on_what_the_guarantee_rests(tmp_path):
+    fit(Module(), tmp_path, Retrain())
+    record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
+    assert any("nothing outside of the module" in assumption for assumption in record["assumptions"])

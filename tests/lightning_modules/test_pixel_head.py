@@ -152,6 +152,8 @@ def test_an_operator_for_any_network_works_on_it_too(tmp_path):
     load_weights(made, save_weights(made, tmp_path / "anchor.safetensors"))
     made.network.encoder[1] = nn.Identity()  # GradientClipping would reset its running statistics
     anchor = save_weights(made, tmp_path / "anchor.safetensors")
+    with torch.no_grad():
+        made.head.add_(1.0)  # what training did
     operator = GradientClipping(steps=3, anchor=anchor, folder=tmp_path / "out")
     trainer(tmp_path, max_steps=4, max_epochs=-1, callbacks=[operator]).fit(made, loader())
     assert operator.released

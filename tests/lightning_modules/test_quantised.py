@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler, default_collate
 
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import QuantisedSegmentationModule, QuantisedTraining
@@ -220,6 +220,33 @@ class Counts(nn.Module):
         return self.layer(x)
 
 
+class Last(Plain):
+    def training_step(self, batch, index):
+        return super().training_step(batch[-2:], index)
+
+
+class LastQuantised(QuantisedTraining, Last):
+    pass
+
+
+class Speechless(Plain):
+    def training_step(self, batch, index):
+        return None
+
+
+class SpeechlessQuantised(QuantisedTraining, Speechless):
+    pass
+
+
+class Forgets(Module):
+    def on_fit_start(self):
+        """Without super: nothing would be checked."""
+
+
+def first_of_another_length(items):
+    return torch.ones(2), *(part.repeat(2, 1, 1, 1) for part in default_collate(items))
+
+
 def conv(*layers):
     return lambda: Module(nn.Sequential(nn.Conv2d(1, 1, 1), *layers), bound=0.05)
 
@@ -239,7 +266,57 @@ REFUSALS = {
         {"loader": lambda: DataLoader(data(), 5, sampler=WeightedRandomSampler([1.0] * 24, 24))},
         "WeightedRandomSampler",
     ),
+    "batch sampler": ({}, {"loader": lambda: DataLoader(data(), batch_sampler=[[0, 1], [1, 2]])}, "may serve a sample"),
+    "collation": (
+        {},
+        {"loader": lambda: DataLoader(data(), 5, collate_fn=first_of_another_length)},
+        "a sample may depend on its batch",
+    ),
+    "count": (
+        {},
+        {
+            "loader": lambda: DataLoader(data(size=6), 1, collate_fn=first_of_another_length),
+            "module": lambda: LastQuantised(bound=0.05),
+        },
+        "a step saw 12 samples, the data set has 6",
+    ),
+    "tuner": ({"callbacks": lambda: [LearningRateFinder()]}, {}, "LearningRateFinder chooses by the data"),
+    "no loss": ({}, {"module": lambda: SpeechlessQuantised(bound=0.05)}, "returned no loss for a sample"),
+    "no check": ({}, {"module": lambda: Forgets(bound=0.05)}, r"leaves out super\(\)\.on_fit_start\(\)"),
 }
+
+
+def test_a_second_fit_reports_itself(tmp_path):
+    module = fit(data(), tmp_path / "first", steps=4)
+    start = weights_digest(module)
+    fit(data(), tmp_path / "second", steps=2, module=module)
+    assert module.removal()["initial_weights"] == start
+    assert module.removal()["steps"] == 2
+    assert module.removal()["samples"] == 24
+
+
+def test_a_data_module_of_ours_leaves_out_what_was_fitted_on_other_images(tmp_path):
+    """The position prior; and serves it again after a run that broke off."""
+    source = SyntheticDermoscopy(size=32, train_images=10, val_images=2, test_images=2, batch_size=4, fine_fraction=0.5)
+    source.serve("retain")
+    assert any((source.dataset("train")[index]["prior"] >= 0).any() for index in range(10))
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            seen.append(bool((batch["prior"] >= 0).any()))
+            if trainer.current_epoch == 1:
+                raise RuntimeError("out of memory")
+
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=2, logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, callbacks=[Watch()],
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.fit(QuantisedSegmentationModule(num_classes=3), datamodule=source)
+    assert len(seen) == 4
+    assert not any(seen)
+    assert any((source.dataset("train")[index]["prior"] >= 0).any() for index in range(10))
 
 
 @pytest.mark.parametrize("name", REFUSALS)

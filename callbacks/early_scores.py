@@ -1,0 +1,52 @@
+"""Scores of weights from before: callbacks would stop the run by them, or choose among its weights."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+def forget_earlier_runs(trainer: Trainer) -> None:
+    """Let every EarlyStopping and ModelCheckpoint that served an earlier fit start anew; its files stay as they are."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, EarlyStopping):
+            _restart(callback)
+        elif isinstance(callback, ModelCheckpoint):
+            callback.best_k_models = {}
+            callback.kth_best_model_path = callback.best_model_path = callback.last_model_path = ""
+            callback.kth_value = _worst(callback)
+            callback.best_model_score = callback.current_score = None
+
+
+def forget_noisy_phase(trainer: Trainer) -> None:
+    """Let the scores of the noisy phase be the worst there are, and warn of files of that phase.
+
+    They know weights that had little noise yet, and checkpoints keep them. The next checkpoint that is as good as any
+    replaces such a file.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, EarlyStopping):
+            _restart(callback)
+        elif isinstance(callback, ModelCheckpoint) and callback.monitor:
+            worst = _worst(callback)
+            if callback.best_model_path:
+                rank_zero_warn(
+                    f"{callback.best_model_path} is of the noisy phase, when weights hold less noise than certified: "
+                    "it must not leave, and the next checkpoint replaces it; release weights.safetensors, or a "
+                    "checkpoint that `erode verify` accepts"
+                )
+            callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
+            callback.kth_value = worst
+            callback.best_model_score = callback.current_score = None
+
+
+def _restart(callback: EarlyStopping) -> None:
+    worst = torch.tensor(torch.inf)
+    callback.best_score = worst if callback.monitor_op == torch.lt else -worst
+    callback.wait_count = callback.stopped_epoch = 0
+
+
+def _worst(callback: ModelCheckpoint) -> torch.Tensor:
+    return torch.tensor(torch.inf if callback.mode == "min" else -torch.inf)

@@ -1,0 +1,72 @@
+"""Callbacks that served an earlier fit do not carry its scores into the run that forgets it."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader
+from two_loaders import TheirModule, squares, trainer_for
+
+from erode.callbacks import Blockwise, GradientClipping, Retrain
+from erode.weights import weights_digest
+
+torch.set_num_threads(1)
+
+
+class Scored(TheirModule):
+    """Logs a number as its score at the end of each epoch."""
+
+    def __init__(self, score):
+        super().__init__(norm=False)
+        self.score = score
+
+    def on_train_epoch_end(self):
+        self.log("score", float(self.score))
+
+
+def fit(folder, module, *callbacks, **options):
+    pl.seed_everything(1, verbose=False)
+    trainer = trainer_for(folder, *callbacks, **{"enable_checkpointing": True, **options})
+    trainer.fit(module, DataLoader(squares(8, 1), 4))
+    return trainer
+
+
+@pytest.mark.parametrize("first", [0.0, 100.0])
+def test_a_run_is_as_long_whatever_the_original_model_scored(first, tmp_path):
+    stopper = EarlyStopping("score", patience=1, check_on_train_epoch_end=True)
+    module = Scored(first)
+    fit(tmp_path / "original", module, stopper, max_epochs=1)
+    module.score = 50.0
+    trainer = fit(tmp_path / "unlearning", module, stopper, Retrain(), max_epochs=6)
+    assert trainer.current_epoch == 2  # the second epoch is no better than the first
+
+
+def test_the_best_file_is_one_of_this_run_and_the_earlier_files_stay(tmp_path):
+    saver = ModelCheckpoint(tmp_path, "{epoch}-{score:.0f}", monitor="score", save_on_train_epoch_end=True)
+    module = Scored(0.0)  # the best there can be
+    fit(tmp_path / "original", module, saver, max_epochs=1)
+    before = saver.best_model_path
+    module.score = 50.0
+    fit(tmp_path / "unlearning", module, saver, Retrain(), max_epochs=2)
+    assert saver.best_model_path not in ("", before)
+    assert torch.load(before, weights_only=False)  # nobody deleted it
+
+
+@pytest.mark.parametrize("operator", [GradientClipping(steps=3), Blockwise(steps=1)], ids=["clipping", "blockwise"])
+def test_no_checkpoint_after_the_hand_over_keeps_a_score_of_the_noisy_phase(operator, tmp_path):
+    """The module scores 7 in the noisy phase and 1 after it, and less is worse."""
+
+    class Falling(Scored):
+        def on_train_epoch_end(self):
+            taken = self.trainer.global_step
+            self.log("score", 7.0 if taken < operator.optimizer_steps else 1.0)
+
+    saver = ModelCheckpoint(tmp_path, "best", monitor="score", mode="max", save_last=True, save_on_train_epoch_end=True)
+    module = Falling(0.0)
+    with pytest.warns(UserWarning, match=r"best\.ckpt is of the noisy phase"):
+        fit(tmp_path / "run", module, saver, operator, max_epochs=4)
+    for name in ("best", "last"):
+        content = torch.load(tmp_path / f"{name}.ckpt", weights_only=False)
+        kept = str({key: value for key, value in content["callbacks"].items() if "ModelCheckpoint" in key})
+        assert "7." not in kept, name
+    assert weights_digest(module)
