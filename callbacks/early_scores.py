@@ -15,7 +15,7 @@ def forget_earlier_runs(trainer: Trainer) -> None:
             _restart(callback)
         elif isinstance(callback, ModelCheckpoint):
             callback.best_k_models = {}
-            callback.kth_best_model_path = callback.best_model_path = callback.last_model_path = ""
+            callback.kth_best_model_path = callback.best_model_path = ""
             callback.kth_value = _worst(callback)
             callback.best_model_score = callback.current_score = None
 

@@ -10,7 +10,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
-from torch.optim import Optimizer
 
 from ..ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, read_ledger
 from ..weights import state_digest
@@ -108,11 +107,6 @@ class ExposureLedger(Callback):
         assert self._recorder is not None
         exposure = self._reader(batch, getattr(trainer, "datamodule", None))
         self._recorder.before_batch(pl_module, exposure)
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Notice weights that were loaded after :meth:`on_train_start`."""
-        assert self._recorder is not None
-        self._recorder.before_step(pl_module)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

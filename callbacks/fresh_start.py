@@ -83,7 +83,8 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
     for place, hidden in _unregistered(module):
         raise MisconfigurationException(
             f"{place} holds a {type(hidden).__name__} that the module does not know, such as a teacher: it may have "
-            f"learnt the forget set, and {operator} cannot reach it; make it an attribute of its own, or take it out"
+            f"learnt the forget set, and {operator} cannot reach it; make it an attribute of its own (and give an "
+            "anchor that holds its weights, if it has to keep them), or take it out"
         )
     for name, layer in module.named_modules():
         if type(layer).get_extra_state is not nn.Module.get_extra_state:
@@ -110,8 +111,8 @@ def _unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _networks_in(value: Any, depth: int = 3) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
-    elif depth and isinstance(value, (Mapping, list, tuple, set)):
-        for part in value.values() if isinstance(value, Mapping) else value:
+    elif depth and isinstance(value, (dict, list, tuple, set)):
+        for part in value.values() if isinstance(value, dict) else value:
             yield from _networks_in(part, depth - 1)
 
 

@@ -252,7 +252,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, self._before)
         self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])
-        self.note_first_step(trainer.lightning_module)
+        self.note_first_batch(trainer.lightning_module)
         forget_noisy_phase(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 

@@ -17,7 +17,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
-from torch.optim import Optimizer
 
 from .._version import __version__
 from ..batch import Role
@@ -28,7 +27,7 @@ from ..operator_card import OperatorCard
 from ..weights import save_weights, weights_digest
 from .deferred import DeferredCheck
 from .early_scores import forget_earlier_runs
-from .first_step import FirstStep
+from .first_batch import FirstBatch
 from .fresh_start import check_known
 from .refusals import check_callbacks, check_loop
 from .running_statistics import RunningStatistics
@@ -99,8 +98,9 @@ class UnlearningOperator(Callback):
         self._forget_served = DeferredCheck(self._forget_atoms_refused)
         self._parameters: dict[str, Parameter] = {}
         self._never_finite: set[str] = set()
-        self._first_step = FirstStep(type(self).__name__)
+        self._first_batch = FirstBatch(type(self).__name__)
         self._saved_weights: str | None = None
+        self._batches_before = 0
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -137,10 +137,10 @@ class UnlearningOperator(Callback):
         if self._statistics is not None:
             self._statistics.give_back()
 
-    def note_first_step(self, module: LightningModule) -> None:
+    def note_first_batch(self, module: LightningModule) -> None:
         """Note the weights that training has to start from; for those that change them later than ``on_fit_start``."""
         if self._promises:
-            self._first_step.note(module)
+            self._first_batch.note(module)
 
     def lineage(self, module: LightningModule) -> Ledger | None:
         """Ledger of the weights that :meth:`prepare` left, if it replaced all; None = it changed those it found."""
@@ -157,9 +157,10 @@ class UnlearningOperator(Callback):
         """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
         if stage != "fit":
             return
-        check_callbacks(trainer, type(self).__name__)
+        check_callbacks(trainer, self)
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
-        self._first_step, self._saved_weights = FirstStep(type(self).__name__), None
+        self._first_batch, self._saved_weights = FirstBatch(type(self).__name__), None
+        self._batches_before = 0
         self._forget_served = DeferredCheck(self._forget_atoms_refused)
         data = _datamodule(trainer)
         if hasattr(data, "serve"):
@@ -213,8 +214,9 @@ class UnlearningOperator(Callback):
                     f"the module does not hold the weights that {trainer.ckpt_path} was saved with: the file lacks "
                     "some of them, or something else was loaded since; save and load all weights, or start anew"
                 )
+            self._statistics.batches = self._batches_before
             self.resume(trainer, pl_module)
-            self.note_first_step(pl_module)
+            self.note_first_batch(pl_module)
             return
         self.remember(trainer, pl_module)
         self._record = {
@@ -227,10 +229,11 @@ class UnlearningOperator(Callback):
         }
         forget_earlier_runs(trainer)
         self.prepare(trainer, pl_module)
-        self.note_first_step(pl_module)
+        self.note_first_batch(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
+        self._first_batch.check(pl_module)
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         retained = pair_of(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
@@ -239,10 +242,6 @@ class UnlearningOperator(Callback):
             self._forget_served.ask(torch.stack(marks).any())
         if trainer.global_step == self._record.get("first_step"):
             self._forget_served.settle()
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Refuse a first step from other weights than those that the operator left."""
-        self._first_step.check(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in the record that nothing was released, unless it was already; Lightning calls no ``teardown``."""
@@ -255,7 +254,7 @@ class UnlearningOperator(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
         self._forget_served.settle()
-        self._first_step.check(pl_module)
+        self._first_batch.check(pl_module)
         self._check_parameters(pl_module)
         self.finished = True
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
@@ -302,6 +301,8 @@ class UnlearningOperator(Callback):
         """Put back what was changed for the run, and end it."""
         self.put_back(trainer, pl_module)
         self._parameters = {}
+        if self._statistics is not None:
+            self._batches_before = self._statistics.batches  # a checkpoint may still be saved
         self._statistics = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -317,11 +318,13 @@ class UnlearningOperator(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The record so far, plain data."""
         self._forget_served.settle()
-        return {"record": self._record}
+        batches = self._batches_before if self._statistics is None else self._statistics.batches
+        return {"record": self._record, "statistics_batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the record of a run that was cut short."""
         self._record, self._resumed = dict(state_dict["record"]), True
+        self._batches_before = state_dict["statistics_batches"]
 
     @property
     def _promises(self) -> bool:

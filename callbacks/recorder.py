@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..ledger import Exposure, Ledger, set_of, union
 from ..weights import state_digest
-from .first_step import parameters_digest
+from .first_batch import parameters_digest
 from .served import split_of
 
 
@@ -63,17 +63,12 @@ class Recorder:
         """
         self._seen = self._seen | exposure
         if training:
+            # Hooks of the module come after those of callbacks, and may have loaded weights since the account began.
+            if self._parameters is not None and self._parameters != parameters_digest(module):
+                self._history = Ledger.unknown(tensors_of(module))
+            self._parameters = None
             self._batches += 1
             self._touched |= self._learning(module)
-
-    def before_step(self, module: nn.Module) -> None:
-        """Look, before the first step, whether the weights are still those of the history; else nothing is known.
-
-        Hooks of the module come after those of callbacks, and may load weights (a warm start).
-        """
-        if self._parameters is not None and self._parameters != parameters_digest(module):
-            self._history = Ledger.unknown(tensors_of(module))
-        self._parameters = None
 
     def ledger(self, state: Mapping[str, Tensor]) -> Ledger:
         """The ledger of the weights of this moment; in a distributed run every process has to ask.

@@ -84,7 +84,8 @@ class Retrain(UnlearningOperator):
         if stuck:
             raise MisconfigurationException(
                 f"Retrain cannot re-initialise {', '.join(stuck)}: no reset_parameters() of a layer reaches them. "
-                "Give anchor=WEIGHTS saved from a fresh model, or let the layer's reset_parameters() set them"
+                "Give anchor=WEIGHTS saved from a fresh model (for class weights of a loss, too), or let the layer's "
+                "reset_parameters() set them"
             )
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:

@@ -39,21 +39,22 @@ class RunningStatistics:
             if isinstance(layer, _NormBase) and layer.track_running_stats
         }
         self._momenta = {name: layer.momentum for name, layer in self._layers.items()}
-        self._batches = 0
+        self.batches = 0
+        """Counted since the reset."""
 
     def reset(self) -> list[str]:
         """Forget all batches; returns the names of the layers that had any statistics."""
-        self._batches = 0
+        self.batches = 0
         for layer in self._layers.values():
             layer.reset_running_stats()
         return list(self._layers)
 
     def before_batch(self) -> None:
         """Set the weight of the coming batch."""
-        self._batches += 1
+        self.batches += 1
         for name, layer in self._layers.items():
             own = self._momenta[name]
-            layer.momentum = None if own is None else max(own, 1 / self._batches)
+            layer.momentum = None if own is None else max(own, 1 / self.batches)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder
+from monai.data.utils import list_data_collate
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -103,7 +104,7 @@ def check_data(trainer: Trainer) -> int:
         raise MisconfigurationException(
             f"{type(loader.batch_sampler).__name__} may serve a sample twice in a step; give the DataLoader batch_size"
         )
-    if loader.collate_fn is not default_collate and loader.batch_size != 1:
+    if loader.collate_fn not in (default_collate, list_data_collate) and loader.batch_size != 1:
         raise MisconfigurationException(
             "the DataLoader has a collate_fn of its own, by which a sample may depend on its batch (padding does); use "
             "the default one, or batch_size=1"

@@ -107,7 +107,7 @@ class Experiment:
         module = self.module(name, seed)
         if method.start is not None:
             load_weights(module, self.weights(method.start, seed))
-        steps = round(self.steps * method.share)
+        steps = max(1, round(self.steps * method.share))
         callbacks: list[Callback] = []
         if method.first is not None:
             callbacks.append(self._learn_first(method, module, name, seed, self.steps - steps))

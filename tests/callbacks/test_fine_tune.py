@@ -3,7 +3,10 @@
 import json
 
 import lightning.pytorch as pl
+import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from erode.callbacks import FineTune
 from erode.datamodules import SyntheticDermoscopy
@@ -40,3 +43,19 @@ def test_it_is_plain_training_on_the_fine_images(tmp_path):
     assert record["released_weights"] == ours
     assert (record["guarantee"], record["view"], record["steps"]) == ("approximate", "fine_subset", 5)
     assert "epsilon" not in record
+
+
+def test_weights_that_are_averaged_are_released_averaged(tmp_path):
+    """By the order of callbacks; the other order would release what training ended with."""
+
+    def data():
+        return SyntheticDermoscopy(
+            size=32, train_images=24, val_images=4, test_images=2, batch_size=3, fine_fraction=0.25
+        )
+
+    module = SegmentationModule(num_classes=3)
+    run(tmp_path / "right", module, data(), EMAWeightAveraging(decay=0.5), FineTune())
+    record = json.loads((tmp_path / "right" / "unlearned" / "unlearning.json").read_text())
+    assert record["released_weights"] == weights_digest(module)
+    with pytest.raises(MisconfigurationException, match=r"EMAWeightAveraging comes after FineTune.*list it before"):
+        run(tmp_path / "wrong", module, data(), FineTune(), EMAWeightAveraging(decay=0.5))

@@ -1,6 +1,9 @@
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
+from two_loaders import TheirModule, copy_of, squares, trainer_for
 
+from erode.callbacks import FineTune
 from erode.callbacks.running_statistics import RunningStatistics
 
 
@@ -26,3 +29,19 @@ def test_statistics_start_anew_and_forget_the_past():
 def test_layers_without_statistics_are_left_alone():
     network = nn.Sequential(nn.InstanceNorm2d(2), nn.GroupNorm(1, 2), nn.BatchNorm2d(2, track_running_stats=False))
     assert RunningStatistics(network).reset() == []
+
+
+def test_a_run_cut_short_averages_on_over_all_its_batches(tmp_path):
+    """Two epochs in one run, and with a resume between: the statistics are those of all batches."""
+    torch.manual_seed(0)
+    start = TheirModule()
+    found = []
+    for parts in ([2], [1, 2]):
+        module, checkpoint = copy_of(start), None
+        for epochs in parts:
+            trainer = trainer_for(tmp_path / str(len(parts)) / str(epochs), FineTune(), max_epochs=epochs)
+            trainer.fit(module, DataLoader(squares(8, 1), 4), ckpt_path=checkpoint)
+            checkpoint = tmp_path / f"{len(parts)}-{epochs}.ckpt"
+            trainer.save_checkpoint(checkpoint)
+        found.append(module.body[1].running_mean.clone())
+    assert torch.equal(*found)

@@ -1,4 +1,4 @@
-"""Weights that something wrote between an operator's last word and the first step of training."""
+"""Weights that something wrote between an operator's last word and the first batch of training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import nn
 from ..weights import state_digest
 
 
-class FirstStep:
-    """Refuses a run whose first step starts from other parameters than its operator left.
+class FirstBatch:
+    """Refuses a run whose first batch meets other parameters than its operator left.
 
     A module that loads weights in a hook of its own, as a warm start does, comes after every callback: it would put the
     original weights back into a network that was just reset or noised.
@@ -34,8 +34,9 @@ class FirstStep:
         """
         if self._left is not None and self._left != parameters_digest(module):
             raise MisconfigurationException(
-                f"something wrote the weights after {self._operator} had prepared them and before the first step, such "
-                "as a hook of the module that loads weights (on_fit_start, on_train_start …); load them before fit"
+                f"something wrote the weights after {self._operator} had prepared them and before the first batch, "
+                "such as a hook that loads weights (on_fit_start, on_train_start …); load trained weights before fit, "
+                "and let reset_parameters() of a layer, or an anchor, set what has to hold in the beginning"
             )
         self._left = None
 
