@@ -81,7 +81,7 @@ class Scrub(OwnLoss):
 
     def __init__(
         self,
-        alpha: float = 0.1,
+        alpha: float = 0.01,
         gamma: float = 1.0,
         temperature: float = 4.0,
         msteps: int = 3,
