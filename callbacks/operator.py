@@ -29,7 +29,7 @@ from .deferred import DeferredCheck
 from .early_scores import forget_earlier_runs
 from .first_batch import FirstBatch
 from .fresh_start import check_known
-from .refusals import check_callbacks, check_loop
+from .refusals import check_averaging, check_callbacks, check_loop
 from .running_statistics import RunningStatistics
 from .served import pair_of, roles_of, split_of
 
@@ -157,7 +157,7 @@ class UnlearningOperator(Callback):
         """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
         if stage != "fit":
             return
-        check_callbacks(trainer, self)
+        check_callbacks(trainer, type(self).__name__)
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
         self._first_batch, self._saved_weights = FirstBatch(type(self).__name__), None
         self._batches_before = 0
@@ -197,6 +197,7 @@ class UnlearningOperator(Callback):
         if self._promises:
             check_known(trainer, pl_module, type(self).__name__)
         self.check(trainer, pl_module)
+        check_averaging(trainer, self)
         self._never_finite = _infinite_buffers(pl_module)
         self._started = time.monotonic()
         self._parameters = dict(pl_module.named_parameters())

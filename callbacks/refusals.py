@@ -81,20 +81,28 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
         )
 
 
-def check_callbacks(trainer: Trainer, operator: Callback) -> None:
-    """Refuse callbacks that go back to the weights from before, or would change those that were just released.
+def check_callbacks(trainer: Trainer, operator: str) -> None:
+    """Refuse callbacks that train for a trial and then load the weights from before, whatever the operator did.
+
+    Raises:
+        MisconfigurationException: naming the callback.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, (BatchSizeFinder, LearningRateFinder)):
+            raise MisconfigurationException(
+                f"{type(callback).__name__} takes trial steps, and then goes back to the weights from before "
+                f"{operator}; find the value in a run without an operator"
+            )
+
+
+def check_averaging(trainer: Trainer, operator: Callback) -> None:
+    """Refuse averaging, where it is harmless, behind the operator: it would release what is not averaged yet.
 
     Raises:
         MisconfigurationException: naming the callback.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
     name = type(operator).__name__
-    for callback in callbacks:
-        if isinstance(callback, (BatchSizeFinder, LearningRateFinder)):
-            raise MisconfigurationException(
-                f"{type(callback).__name__} takes trial steps, and then goes back to the weights from before {name}; "
-                "find the value in a run without an operator"
-            )
     for callback in callbacks[callbacks.index(operator) :]:
         if isinstance(callback, WeightAveraging):
             raise MisconfigurationException(
