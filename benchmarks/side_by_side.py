@@ -40,7 +40,7 @@ def short(results: pd.DataFrame, timings: pd.DataFrame) -> str:
                 columns.setdefault("(ε, δ)", {line[0]: line[1] for line in lines})
                 columns[title] = {line[0]: line[head.index(column)] for line in lines}
     rows = [["operator", *columns], ["---"] * (len(columns) + 1)]
-    rows += [[title, *(column[title] for column in columns.values())] for title in columns["(ε, δ)"]]
+    rows += [[title, *(column.get(title, "–") for column in columns.values())] for title in columns["(ε, δ)"]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
