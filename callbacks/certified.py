@@ -75,12 +75,17 @@ class CertifiedOperator(UnlearningOperator, base=True):
         if self.released and trainer.is_global_zero:
             self._write_certificate(trainer, None)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note the weights that a run broke off with: what is made of them later has no certificate."""
+        super().on_exception(trainer, pl_module, exception)
+        self._ended_with = weights_digest(pl_module)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put a certificate for the weights of this moment into the checkpoint."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._record:
             why_not = self.shortfall()
-            over = self._statistics is None
+            over = self._statistics is None or self._ended_with is not None
             if why_not is None and over and weights_digest(trainer.lightning_module) != self._ended_with:
                 why_not = "the weights are not those that the run ended with"
             checkpoint[CHECKPOINT_KEY] = self._certificate(trainer, why_not, released_file=None)

@@ -193,7 +193,7 @@ class UnlearningOperator(Callback):
                 f"{trainer.ckpt_path} is no checkpoint of a {type(self).__name__} run, and ckpt_path only resumes one; "
                 "start from its weights alone: erode unlearn --init_from, or erode.weights.load_weights before fit"
             )
-        check_loop(trainer, pl_module, type(self).__name__)
+        check_loop(pl_module, type(self).__name__)
         if self._promises:
             check_known(trainer, pl_module, type(self).__name__)
         self.check(trainer, pl_module)

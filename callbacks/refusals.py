@@ -111,7 +111,7 @@ def check_averaging(trainer: Trainer, operator: Callback) -> None:
             )
 
 
-def check_loop(trainer: Trainer, module: LightningModule, operator: str) -> None:
+def check_loop(module: LightningModule, operator: str) -> None:
     """Refuse a training step that fetches its batches itself, or that an earlier operator left behind.
 
     Raises:

@@ -114,3 +114,22 @@ def test_forget_atoms_within_the_batches_of_several_loaders_are_refused(tmp_path
 def test_a_newton_step_on_a_network_is_not_compared_with_a_minimiser():
     with pytest.raises(ValueError, match="reference must be one of"):
         CNS(reference="minimiser")
+
+
+def test_weights_changed_after_a_run_broke_off_have_no_certificate(tmp_path):
+    class Breaks(Net):
+        def training_step(self, batch, index):
+            if self.trainer.global_step == 4:
+                raise RuntimeError("out of memory")
+            return super().training_step(batch, index)
+
+    model, trainer = Breaks(), trainer_of(tmp_path, clipping())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.fit(model, loader())
+    trainer.save_checkpoint(tmp_path / "broke_off.ckpt")
+    verify(tmp_path / "broke_off.ckpt")
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    trainer.save_checkpoint(tmp_path / "later.ckpt")
+    with pytest.raises(VerificationError, match="not those that the run ended with"):
+        verify(tmp_path / "later.ckpt")
