@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .atom_batches import Atoms, BatchKeys, mean_over
 from .collapse_guard import CollapseGuard
 from .operator import UnlearningOperator
-from .running_statistics import Kept, put_back
+from .running_statistics import Kept, restore
 
 
 class OwnLoss(UnlearningOperator, base=True):
@@ -70,7 +70,7 @@ class OwnLoss(UnlearningOperator, base=True):
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Undo what activation checkpointing did to running statistics: it takes forward passes, of any data, again."""
-        put_back(self._kept)
+        restore(self._kept)
         self._kept = []
 
     def put_back(self, trainer: Trainer, module: LightningModule) -> None:

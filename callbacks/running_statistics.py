@@ -64,10 +64,10 @@ class RunningStatistics:
         try:
             yield
         finally:
-            put_back(before)
+            restore(before)
 
     def kept(self) -> Kept:
-        """The statistics that a forward pass in training would change, for :func:`put_back`."""
+        """The statistics that a forward pass in training would change, for :func:`restore`."""
         layers = [layer for layer in self._layers.values() if layer.training]
         return [(buffer, buffer.detach().clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
 
@@ -77,7 +77,7 @@ class RunningStatistics:
             layer.momentum = self._momenta[name]
 
 
-def put_back(kept: Kept) -> None:
+def restore(kept: Kept) -> None:
     """Write kept statistics back where they changed."""
     for buffer, value in kept:
         if not torch.equal(buffer, value):
