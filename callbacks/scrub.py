@@ -16,6 +16,7 @@ from ..masks import View
 from ..operator_card import OperatorCard
 from .atom_batches import BatchKeys, mean_over
 from .own_loss import OwnLoss, first_head, label_loss, logits_of
+from .phase_state import PhaseState
 from .teacher import Teacher
 
 
@@ -28,15 +29,16 @@ class Scrub(OwnLoss):
     batches are those of :mod:`erode.batch`, else the cross-entropy. Phases are counted in optimiser steps, or in epochs
     (of the longer of the two loaders). The loss of a max-phase is unbounded, so keep it short: in the paper it is a
     pass over a forget set of a few batches, and a min-phase one over all that is retained. One optimiser, the user's,
-    takes all steps. On pixels whose label was corrected (the ring of a finely annotated image) KL_T is left out of the
+    takes all steps; what it remembers of gradients is kept apart for each max-phase, whose gradients are of another
+    scale. On pixels whose label was corrected (the ring of a finely annotated image) KL_T is left out of the
     min-phase: the teacher says there what is to be forgotten.
 
     A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
     "forget": ...}``. Running statistics follow the retained images alone. A run that would end within or right
     after a max-phase is refused, and releases nothing.
 
-    Guarantee: none (approximate). Stores the teacher in bfloat16, in its checkpoints too. A step costs one gradient
-    evaluation and one forward pass.
+    Guarantee: none (approximate). Stores the teacher in bfloat16, in its checkpoints too, and during a max-phase a
+    second state of the optimiser. A step costs one gradient evaluation and one forward pass.
 
     Args:
         alpha: α ≥ 0, weight of staying with the teacher. Published: 0.5, or 0.001 for large networks; a teacher that
@@ -68,7 +70,7 @@ class Scrub(OwnLoss):
         trains_on="the retain view (`only_fine`: fine images) and the forget set, beside a teacher",
         needs=("retained data", "forget set"),
         requests=("pixel",),
-        stores="half a copy of the weights: the teacher in bfloat16",
+        stores="half a copy of the weights: the teacher in bfloat16; in a max-phase a second optimiser state",
         costs="one gradient evaluation and one forward pass per step",
         evaluations_per_step=4 / 3,
         technique="knowledge adaptation",
@@ -124,6 +126,7 @@ class Scrub(OwnLoss):
         self._teacher: Teacher | None = None
         self._stored: dict[str, Tensor] | None = None
         self._phase = -1
+        self._max_state = PhaseState()
 
     # Order of a run ------------------------------------------------------------------------------------------
 
@@ -155,6 +158,7 @@ class Scrub(OwnLoss):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Take over the training step."""
         self._record["first_epoch"] = trainer.current_epoch
+        self._max_state.begin(trainer.optimizers[0])
         super().prepare(trainer, module)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
@@ -163,9 +167,19 @@ class Scrub(OwnLoss):
         super().prepare(trainer, module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note the phase."""
+        """Note the phase; a max-phase has a state of the optimiser for itself."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._phase = self._phase_now(trainer)
+        if self._pushes(self._phase):
+            self._max_state.enter(trainer.optimizers[0])
+        else:
+            self._max_state.end()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Between batches the optimiser has the state of min-phases: for checkpoints, and whoever looks."""
+        self._max_state.leave()
 
     def learns_retained(self, trainer: Trainer) -> bool:
         """Only in a min-phase."""
@@ -198,20 +212,27 @@ class Scrub(OwnLoss):
         """How many phases there were."""
         return {"phases": self._phase + 1, "max_phases": min(self.msteps, self._phase // 2 + 1)}
 
+    def put_back(self, trainer: Trainer, module: LightningModule) -> None:
+        """Give the optimiser its state back, where a max-phase broke off."""
+        super().put_back(trainer, module)
+        self._max_state.leave()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the teacher go."""
         super().teardown(trainer, pl_module, stage)
         self._teacher = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher and the phase, beside the record."""
+        """The teacher, the phase and its state of the optimiser, beside the record."""
         teacher = None if self._teacher is None else self._teacher.state()
-        return {**super().state_dict(), "teacher": teacher, "phase": self._phase}
+        own = {"teacher": teacher, "phase": self._phase, "max_state": self._max_state.state_dict()}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the teacher of a run that was cut short."""
         super().load_state_dict(state_dict)
         self._stored, self._phase = state_dict["teacher"], state_dict["phase"]
+        self._max_state.load_state_dict(state_dict["max_state"])
 
     # Phases --------------------------------------------------------------------------------------------------
 

@@ -119,16 +119,51 @@ def test_forget_atoms_lose_their_label_and_retained_ones_keep_theirs(original, t
     assert (module(retained).argmax(1) == labels).float().mean() > 0.9
 
 
-def test_a_run_cut_short_in_the_middle_goes_on_as_if_it_was_not(original, tmp_path):
+class WithAdam(TheirModule):
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+def test_max_phases_leave_no_trace_in_what_adam_remembers(original, tmp_path):
+    """Its own count of steps tells: a phase begins at one, and the min-phases count on as if it had not been."""
+    inside, between = [], []
+
+    class Count(pl.Callback):
+        def steps(self, trainer):
+            return [int(state["step"]) for state in trainer.optimizers[0].state.values()][:1]
+
+        def on_before_zero_grad(self, trainer, module, optimizer):  # after a step, before the batch ends
+            inside.append(self.steps(trainer))
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            between.append(self.steps(trainer))
+
+    module = WithAdam()
+    module.load_state_dict(original.state_dict())
+    operator = Scrub(msteps=2, max_phase=2, min_phase=3, **KEYS)
+    trainer_for(tmp_path, operator, Count(), max_epochs=4).fit(module, pair())  # three batches an epoch
+    # Within a batch, what is seen is the state before its step.
+    assert inside == [[], [1], [], [1], [2], [], [1], [3], [4], [5], [6], [7]]
+    assert between == [[], [], [1], [2], [3], [3], [3], [4], [5], [6], [7], [8]]
+
+
+@pytest.mark.parametrize("module", [TheirModule, WithAdam])
+def test_a_run_cut_short_in_the_middle_goes_on_as_if_it_was_not(original, tmp_path, module):
     """The checkpoint lies in the second max-phase, whose teacher is no longer what the module holds."""
     whole, rest = Watch(), Watch()
-    options = {"msteps": 2, "alpha": 0.9, **BY_EPOCH}
-    trainer_for(tmp_path / "whole", Scrub(**options), whole, max_epochs=6).fit(copy_of(original), pair())
+    options = {"msteps": 2, "alpha": 0.9, **KEYS, "max_phase": 4, "min_phase": 2}  # steps 6 to 9, of epochs of three
+
+    def start():
+        begun = module()
+        begun.load_state_dict(original.state_dict())
+        return begun
+
+    trainer_for(tmp_path / "whole", Scrub(**options), whole, max_epochs=6).fit(start(), pair())
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, every_n_epochs=1)
     cut = trainer_for(tmp_path / "cut", Scrub(**options), keep, max_epochs=6, enable_checkpointing=True)
-    cut.fit(copy_of(original), pair())
+    cut.fit(start(), pair())
     trainer_for(tmp_path / "rest", Scrub(**options), rest, max_epochs=6).fit(
-        TheirModule(seed=5), pair(), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True
+        module(seed=5), pair(), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True
     )
     assert len(rest.losses) == 9
     # Running averages of the first batch after a resume start anew, and only they do; no training loss sees them.
