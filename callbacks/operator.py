@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import json
-import math
-import platform
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
-from .._version import __version__
 from ..batch import Role
 from ..files import write_json
 from ..ledger import Ledger
 from ..masks import View
 from ..operator_card import OperatorCard
-from ..weights import save_weights, weights_digest
+from ..weights import weights_digest
 from .deferred import DeferredCheck
 from .early_scores import forget_earlier_runs
 from .first_batch import FirstBatch
 from .fresh_start import check_known
 from .refusals import check_averaging, check_callbacks, check_loop
+from .release import RECORD_NAME, divergence, holds_release, infinite_buffers, release
 from .running_statistics import RunningStatistics
 from .served import pair_of, roles_of, split_of
 
@@ -178,7 +172,7 @@ class UnlearningOperator(Callback):
             raise MisconfigurationException(f"{names} in one run: keep one operator per fit")
         # Every process asks, and asks here: Lightning broadcasts log_dir, so one that asked alone would wait for ever.
         folder = self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
-        if _completed(folder / "unlearning.json"):
+        if holds_release(folder):
             raise MisconfigurationException(
                 f"{folder} already holds an unlearning run, and nothing is overwritten; "
                 f"give {type(self).__name__}(folder=...) or the Trainer's default_root_dir another place"
@@ -198,7 +192,7 @@ class UnlearningOperator(Callback):
             check_known(trainer, pl_module, type(self).__name__)
         self.check(trainer, pl_module)
         check_averaging(trainer, self)
-        self._never_finite = _infinite_buffers(pl_module)
+        self._never_finite = infinite_buffers(pl_module)
         self._started = time.monotonic()
         self._parameters = dict(pl_module.named_parameters())
         self._statistics = RunningStatistics(pl_module)
@@ -247,7 +241,7 @@ class UnlearningOperator(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in the record that nothing was released, unless it was already; Lightning calls no ``teardown``."""
         try:
-            if self._record and not _completed(self._release_to / "unlearning.json"):
+            if self._record and not holds_release(self._release_to):
                 self._write_incomplete(trainer, f"{type(exception).__name__}: {exception}")
         finally:
             self.put_back(trainer, pl_module)
@@ -260,7 +254,7 @@ class UnlearningOperator(Callback):
         self.finished = True
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
-        why = self.shortfall() or _not_finite(pl_module, self._never_finite)
+        why = self.shortfall() or divergence(pl_module, self._never_finite)
         if why is not None:
             self._write_incomplete(trainer, why)
             return
@@ -268,35 +262,9 @@ class UnlearningOperator(Callback):
         self.released = not trainer.interrupted
         if trainer.interrupted or not trainer.is_global_zero:
             return
-        folder = self._release_to
-        save_weights(pl_module, folder / "weights.safetensors")
-        split = split_of(trainer)
-        if split is not None:
-            split.save(folder / "split.json")
-        planned = trainer.estimated_stepping_batches
-        steps = trainer.global_step - self._record["first_step"]
-        evaluations = steps * trainer.accumulate_grad_batches * self.card.evaluations_per_step
-        beside = self._record.get("evaluations_beside_steps", 0)
-        write_json(
-            folder / "unlearning.json",
-            {
-                **self._record,
-                "completed": True,
-                "released_weights": weights_digest(pl_module),
-                "steps": steps,
-                "gradient_evaluations": None if beside is None else round(evaluations + beside),
-                "planned_steps": int(planned) if math.isfinite(planned) else None,
-                # Where effort depends on trained weights and no noise covers it, neither evaluations nor time are told.
-                "seconds": None if beside is None else round(time.monotonic() - self._started, 3),
-                "software": {
-                    "erode": __version__,
-                    "torch": torch.__version__,
-                    "lightning": lightning.__version__,
-                    "python": platform.python_version(),
-                },
-                **finished,
-            },
-        )
+        seconds = time.monotonic() - self._started
+        per_step = self.card.evaluations_per_step
+        release(self._release_to, trainer, pl_module, self._record, finished, per_step, seconds)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put back what was changed for the run, and end it."""
@@ -334,7 +302,7 @@ class UnlearningOperator(Callback):
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         if trainer.is_global_zero:
-            write_json(self._release_to / "unlearning.json", {**self._record, "completed": False, "why": why})
+            write_json(self._release_to / RECORD_NAME, {**self._record, "completed": False, "why": why})
 
     def _check_parameters(self, module: LightningModule) -> None:
         """Refuse other parameters than those that the optimiser was given: training went past them."""
@@ -376,27 +344,6 @@ def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
 
 def _datamodule(trainer: Trainer) -> Any:
     return getattr(trainer, "datamodule", None)
-
-
-def _infinite_buffers(module: LightningModule) -> set[str]:
-    """Buffers that are infinite on purpose, such as the mask of an attention."""
-    return {name for name, b in module.named_buffers() if b.is_floating_point() and not bool(b.isfinite().all())}
-
-
-def _not_finite(module: LightningModule, never: Collection[str]) -> str | None:
-    broken = [
-        name
-        for name, tensor in module.state_dict().items()
-        if name not in never
-        and isinstance(tensor, Tensor)
-        and tensor.is_floating_point()
-        and not bool(tensor.isfinite().all())
-    ]
-    return f"{broken[0]} is not finite: training diverged, lower the learning rate" if broken else None
-
-
-def _completed(record: Path) -> bool:
-    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["completed"] is True
 
 
 def _plain(value: Any) -> Any:
