@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR
 
 from ..accounting import NoisyIteration
 from ..certificate import Account, Target
@@ -234,7 +237,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         replaced = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         replaced += [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
         trainer.strategy.optimizers = [self._optimizer]
-        trainer.strategy.lr_scheduler_configs = []
+        trainer.strategy.lr_scheduler_configs = [_idle(self._optimizer) for _ in self._before.schedulers]
         rank_zero_info(
             f"{type(self).__name__}: {', '.join(replaced)} make way for {self.optimizer_steps} certified steps of "
             "plain SGD, and are then built anew"
@@ -296,6 +299,11 @@ class NoisyPhase(CertifiedOperator, base=True):
     def _reset_statistics(self) -> None:
         if self._statistics is not None:
             self._statistics.reset()
+
+
+def _idle(optimizer: NoisySGD) -> LRSchedulerConfig:
+    """A schedule that never moves, for modules that ask ``self.lr_schedulers()`` what the learning rate is."""
+    return LRSchedulerConfig(ConstantLR(optimizer, factor=1.0), frequency=sys.maxsize)
 
 
 def _digest_of_others(module: nn.Module, exposed: dict[str, nn.Parameter]) -> str:

@@ -71,6 +71,23 @@ def test_learning_rate_monitor_sees_both_phases(tmp_path):
     assert "lr-Adam" in header
 
 
+def test_a_module_that_asks_its_schedule_for_the_learning_rate_gets_that_of_the_noisy_phase(tmp_path):
+    rates, operator = [], GradientClipping(steps=STEPS, folder=tmp_path / "out")
+
+    class Asking(Module):
+        def training_step(self, batch, index):
+            rates.append(self.lr_schedulers().get_last_lr()[0])
+            return super().training_step(batch, index)
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.5)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)]
+
+    fit(Asking(), tmp_path, operator)
+    assert rates[:STEPS] == [operator.learning_rate] * STEPS
+    assert rates[STEPS] == 0.5
+
+
 def test_weights_start_in_the_ball_around_the_anchor(tmp_path):
     anchor = Module()
     path = save_weights(anchor, tmp_path / "anchor.safetensors")
