@@ -20,6 +20,7 @@ from .dataset import Item, MaskDataset
 from .loading import forget_sampler, loader, training_sampler
 from .overlay import OVERLAY_FLAG, Overlay
 from .splitting import make_split, read_split
+from .transform_settings import settings_of
 from .validation import validate_cases
 
 
@@ -97,6 +98,7 @@ class MaskDataModule(LightningDataModule):
         self.class_balance = class_balance
         self.flips = flips
         self.transform = transform
+        self._transform_settings = settings_of(transform)
         self.cache = cache
         self.num_workers = num_workers
         self._cases: list[Case] | None = None
@@ -252,7 +254,7 @@ class MaskDataModule(LightningDataModule):
             "class_balance": self.class_balance,
             "batch_size": self.batch_size,
             "flips": self.flips,
-            "transform": None if self.transform is None else type(self.transform).__qualname__,
+            "transform": self._transform_settings,
             **({} if self.overlay is None else {"overlay": self.overlay.describe()}),
             **({} if self.split_file is None else {"split": self.split.digest}),
         }
