@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from enum import Enum
@@ -40,6 +41,8 @@ def settings_of(value: Any, depth: int = _DEPTH) -> Any:
     name = getattr(value, "__qualname__", type(value).__qualname__)
     if not depth:
         return name
+    if isinstance(value, functools.partial):
+        value = ["partial", value.func, value.args, value.keywords]
     if isinstance(value, (list, tuple)):
         return [settings_of(part, depth - 1) for part in value]
     if isinstance(value, (set, frozenset)):

@@ -1,5 +1,6 @@
 """Settings of transforms: told apart by every argument, and by nothing that use changes."""
 
+import functools
 import json
 
 import numpy as np
@@ -52,6 +53,10 @@ PAIRS = {
         lambda: RandZoomd(KEYS, mode=["area", "nearest"]),
     ),
     "functions": (lambda: Lambdad(["image"], torch.sqrt), lambda: Lambdad(["image"], torch.square)),
+    "arguments of functions": (
+        lambda: Lambdad(["image"], functools.partial(torch.clamp, max=1.0)),
+        lambda: Lambdad(["image"], functools.partial(torch.clamp, max=2.0)),
+    ),
     "bounds": (
         lambda: ScaleIntensityRanged(["image"], 0, 1, 0, 2, clip=True),
         lambda: ScaleIntensityRanged(["image"], 0, 1, 0, 2, clip=False),
