@@ -1,4 +1,4 @@
-"""What an optimiser remembers, kept apart for a phase whose gradients are of another kind."""
+"""What an optimiser remembers, kept out of a phase whose gradients are of another kind."""
 
 from __future__ import annotations
 
@@ -13,30 +13,25 @@ Entries = dict[int, dict[str, Any]]
 
 
 class PhaseState:
-    """A state of its own for a phase; that of all other steps waits, and goes on as if the phase had not been.
+    """A copy of an optimiser's state for a phase; all other steps go on from the original.
 
-    Adam divides by a root mean square of past gradients that it hardly forgets within a thousand steps. One step on
-    a loss whose gradients are ten times as large thus shortens all that come after it.
+    Adam and its kin keep a running mean of gradients, which pushes on for some ten steps, and one of their squares,
+    which shortens steps for hundreds: what one step on a loss with gradients ten times as large leaves there would
+    act on all that come after it. The phase itself begins with what was learnt of the scale of each weight.
 
-    Hyper-parameters, groups and schedule stay those of the optimiser. A phase begins with the state that the optimiser
-    had when the run began: none for most, zeros for Adagrad.
+    Hyper-parameters, groups and schedule stay those of the optimiser.
     """
 
     def __init__(self) -> None:
-        self._initial: Entries = {}
         self._phase: Entries | None = None
         self._optimizer: Optimizer | None = None
         self._waiting: dict[Tensor, dict[str, Any]] = {}
-
-    def begin(self, optimizer: Optimizer) -> None:
-        """At the beginning of a run, remember the state that each phase begins with."""
-        self._initial, self._phase = copy.deepcopy(_entries(optimizer)), None
 
     def enter(self, optimizer: Optimizer) -> None:
         """For a batch of the phase, give the optimiser the phase's state."""
         self.leave()
         self._optimizer, self._waiting = optimizer, dict(optimizer.state)
-        entries = copy.deepcopy(self._initial) if self._phase is None else self._phase
+        entries = copy.deepcopy(_entries(optimizer)) if self._phase is None else self._phase
         _fill(optimizer, _loaded(optimizer, entries))
 
     def leave(self) -> None:
@@ -52,11 +47,11 @@ class PhaseState:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint between two batches needs to keep."""
-        return {"initial": self._initial, "phase": self._phase}
+        return {"phase": self._phase}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._initial, self._phase = state_dict["initial"], state_dict["phase"]
+        self._phase = state_dict["phase"]
 
 
 def _fill(optimizer: Optimizer, state: dict[Tensor, dict[str, Any]]) -> None:

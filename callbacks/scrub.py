@@ -23,19 +23,17 @@ from .teacher import Teacher
 class Scrub(OwnLoss):
     """Replace the training step by pixel-wise SCRUB (theory §6), with the original model as the teacher.
 
-    The run alternates. A *max-phase* ascends on ``KL_T(teacher ‖ student)`` over forget atoms; each of the first
-    ``msteps`` is followed by a *min-phase* that descends on ``α · KL_T + γ · ℓ`` over retained atoms, and then
-    min-phases follow to the end; ℓ is the module's own loss, where it has a method ``loss_of(output, batch)`` and
-    batches are those of :mod:`erode.batch`, else the cross-entropy. Phases are counted in optimiser steps, or in epochs
-    (of the longer of the two loaders). The loss of a max-phase is unbounded, so keep it short: in the paper it is a
-    pass over a forget set of a few batches, and a min-phase one over all that is retained. One optimiser, the user's,
-    takes all steps; what it remembers of gradients is kept apart for each max-phase, whose gradients are of another
-    scale. On pixels whose label was corrected (the ring of a finely annotated image) KL_T is left out of the
-    min-phase: the teacher says there what is to be forgotten.
-
-    A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
-    "forget": ...}``. Running statistics follow the retained images alone. A run that would end within or right
-    after a max-phase is refused, and releases nothing.
+    The run alternates. A *min-phase* descends on ``α · KL_T + γ · ℓ`` over retained atoms, a *max-phase* ascends on
+    ``KL_T(teacher ‖ student)`` over forget atoms. There are ``msteps`` max-phases, each with a min-phase before and
+    after it, and then min-phases follow to the end. (The paper begins with a max-phase. At the teacher the divergence
+    has no gradient but rounding errors, and optimisers that divide by the size of past gradients make full steps of
+    them.) ℓ is the module's own loss, where it has a method ``loss_of(output, batch)`` and batches are those of
+    :mod:`erode.batch`, else the cross-entropy. Phases are counted in optimiser steps, or in epochs (of the longer of
+    the two loaders). The loss of a max-phase is unbounded, so keep it short: in the paper it is a pass over a forget
+    set of a few batches, and a min-phase one over all that is retained. One optimiser, the user's, takes all steps;
+    what it gathers of gradients in a max-phase is dropped at its end, for they are of another kind. On pixels whose
+    label was corrected (the ring of a finely annotated image) KL_T is left out of the min-phase: the teacher says
+    there what is to be forgotten.
 
     Guarantee: none (approximate). Stores the teacher in bfloat16, in its checkpoints too, and during a max-phase a
     second state of the optimiser. A step costs one gradient evaluation and one forward pass.
@@ -59,7 +57,7 @@ class Scrub(OwnLoss):
     Raises:
         ValueError: for arguments out of range.
         MisconfigurationException: for manual optimisation, for TorchScript layers, for a run that would end in a
-            max-phase, and for batches without these entries.
+            max-phase or before the first one, and for batches without these entries.
 
     Source: Kurmanji et al. 2023, §3 and algorithm 1.
     """
@@ -143,11 +141,18 @@ class Scrub(OwnLoss):
         if math.isinf(planned) or planned < 1 or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
         epoch = batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
-        if self._pushes(self._phase_at(int(planned) - 1, int((planned - 1) // epoch))):
-            phases = f"{self.max_phase} and {self.min_phase}" if self.max_phase else f"an epoch ({epoch})"
+        last = self._phase_at(int(planned) - 1, int((planned - 1) // epoch))
+        phases = f"{self.min_phase} and {self.max_phase}" if self.min_phase else f"an epoch ({epoch})"
+        if self._pushes(last):
             raise MisconfigurationException(
-                f"{int(planned)} steps, in phases of {phases}, would end in a max-phase of {type(self).__name__}, "
-                "before the min-phase that repairs it; train longer, or choose a shorter max_phase and min_phase"
+                f"{int(planned)} steps, in min- and max-phases of {phases}, would end in a max-phase of "
+                f"{type(self).__name__}, before the min-phase that repairs it; train longer, or choose shorter phases"
+            )
+        if self.msteps and last == 0:
+            raise MisconfigurationException(
+                f"{int(planned)} steps, in min- and max-phases of {phases}, would end before the first max-phase of "
+                f"{type(self).__name__}, so nothing would be pushed away; train longer, choose a shorter min_phase, "
+                "or say msteps=0"
             )
 
     def remember(self, trainer: Trainer, module: LightningModule) -> None:
@@ -158,7 +163,6 @@ class Scrub(OwnLoss):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Take over the training step."""
         self._record["first_epoch"] = trainer.current_epoch
-        self._max_state.begin(trainer.optimizers[0])
         super().prepare(trainer, module)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
@@ -205,12 +209,12 @@ class Scrub(OwnLoss):
     def shortfall(self) -> str | None:
         """A run that stopped early may have stopped where nothing was repaired yet."""
         if self._pushes(self._phase):
-            return f"the run stopped in max-phase {self._phase // 2 + 1}, before the min-phase that repairs it"
+            return f"the run stopped in max-phase {(self._phase + 1) // 2}, before the min-phase that repairs it"
         return None
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """How many phases there were."""
-        return {"phases": self._phase + 1, "max_phases": min(self.msteps, self._phase // 2 + 1)}
+        return {"phases": self._phase + 1, "max_phases": min(self.msteps, (self._phase + 1) // 2)}
 
     def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Give the optimiser its state back, where a max-phase broke off."""
@@ -243,12 +247,15 @@ class Scrub(OwnLoss):
     def _phase_at(self, step: int, epoch: int) -> int:
         if self.max_phase is None or self.min_phase is None:
             return epoch
+        if step < self.min_phase:
+            return 0
+        step -= self.min_phase
         pair = self.max_phase + self.min_phase
         pairs, left = divmod(step, pair)
         if pairs < self.msteps:
-            return 2 * pairs + (left >= self.max_phase)
-        return 2 * self.msteps + (step - self.msteps * pair) // self.min_phase
+            return 1 + 2 * pairs + (left >= self.max_phase)
+        return 1 + 2 * self.msteps + (step - self.msteps * pair) // self.min_phase
 
     def _pushes(self, phase: int) -> bool:
-        """Phases 0, 2, 4 … are max-phases until there were ``msteps``."""
-        return phase >= 0 and phase % 2 == 0 and phase // 2 < self.msteps
+        """Phases 1, 3, 5 … are max-phases until there were ``msteps``."""
+        return phase % 2 == 1 and 0 < phase < 2 * self.msteps

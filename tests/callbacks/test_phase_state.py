@@ -46,7 +46,6 @@ def test_steps_outside_move_as_if_the_phase_had_not_been(name):
     weights, optimizer = two(name)
     others, plain = two(name)
     state = PhaseState()
-    state.begin(optimizer)
     for large in (100.0, -300.0, None, 20.0):
         if large is None:
             state.end()
@@ -58,25 +57,28 @@ def test_steps_outside_move_as_if_the_phase_had_not_been(name):
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)  # added to weights of another size
 
 
-def test_a_phase_moves_as_a_run_of_its_own_would(name):
+def test_a_phase_moves_as_if_the_optimiser_had_simply_gone_on(name):
+    """Each from the state that the other steps had reached when it began."""
     weights, optimizer = two(name)
     state = PhaseState()
-    state.begin(optimizer)
-    for _ in range(2):  # each phase begins anew
-        step(weights, optimizer, 7.0)
+    outside = [7.0]
+    for _ in range(2):
+        step(weights, optimizer, outside[-1])
         others, plain = two(name)
+        for gradient in outside:
+            step(others, plain, gradient)
         for gradient in (1.0, 2.0, -1.0):
             state.enter(optimizer)
             for got, expected in zip(moved(weights, optimizer, gradient), moved(others, plain, gradient), strict=True):
                 torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
             state.leave()
         state.end()
+        outside.append(-3.0)
 
 
 def test_a_phase_goes_on_from_a_checkpoint(name):
     weights, optimizer = two(name)
     state = PhaseState()
-    state.begin(optimizer)
     step(weights, optimizer, 3.0)
     state.enter(optimizer)
     step(weights, optimizer, 50.0)
@@ -105,7 +107,6 @@ def test_who_holds_the_dictionary_and_the_groups_holds_them_after_it():
     weights, optimizer = two("Adagrad")
     held, groups = optimizer.state, optimizer.param_groups
     state = PhaseState()
-    state.begin(optimizer)
     state.enter(optimizer)
     optimizer.param_groups[0]["lr"] = 0.05
     step(weights, optimizer, 1.0)
@@ -119,7 +120,6 @@ def test_who_holds_the_dictionary_and_the_groups_holds_them_after_it():
 def test_what_broke_off_within_a_phase_is_put_right_by_leaving():
     weights, optimizer = two("Adam")
     state = PhaseState()
-    state.begin(optimizer)
     step(weights, optimizer, 1.0)
     before = copy.deepcopy(optimizer.state_dict()["state"])
     state.enter(optimizer)
