@@ -295,6 +295,12 @@ class MaskDataModule(LightningDataModule):
             self._named("held out", lambda: self._serving(self.part("val"), View.COARSE, frozenset())),
         )
 
+    def fine_data(self) -> MaskDataset:
+        """Training images with fine masks, without augmentation: what every model may have learnt."""
+        fine = frozenset(self.split.fine)
+        cases = [case for case in self.part("train") if case.id in fine]
+        return self._named("finely annotated", lambda: self._serving(cases, View.FINE, fine))
+
     def val_dataloader(self) -> DataLoader[Item]:
         """Validation images with fine masks."""
         return self._loader(self.dataset("val"))
@@ -326,7 +332,7 @@ class MaskDataModule(LightningDataModule):
         return self._datasets[name]
 
     def _drop_training_data(self) -> None:
-        for name in ("train", "forget", "forgotten"):
+        for name in ("train", "forget", "forgotten", "finely annotated"):
             self._datasets.pop(name, None)
 
     def _all_cases(self) -> list[Case]:

@@ -23,6 +23,8 @@ TOP = {
     "erode.correlations",
     "erode.experiment",
     "erode.forget_atoms",
+    "erode.measures",
+    "erode.subjects",
     "erode.unexposed_head",
     "erode.methods",
     "erode.operators",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from .datamodules import MaskDataModule
 from .datamodules.case import Case
 from .files import fresh_folder, write_json
 from .forget_atoms import ForgetAtoms, comparable_cases, log_likelihood
-from .masks import ForgetSplit
 from .metrics import Attack, MembershipInference
 from .pictures import save_figure
-from .weights import load_weights, weights_digest
+from .subjects import restored, same_split
+from .weights import weights_digest
 
 ATTACKS = {
     "loss": "loss, weights",
@@ -83,13 +82,13 @@ def audit(
     """
     if out is not None and (out / "audit.json").exists():
         raise FileExistsError(f"{out} holds an audit, and nothing is overwritten; give another out, or leave it out")
-    attacked, compared = _restored(model, weights), _restored(model, reference)
+    attacked, compared = restored(model, weights), restored(model, reference)
     digests = {"weights": weights_digest(attacked), "reference": weights_digest(compared)}
     if digests["weights"] == digests["reference"]:
         raise ValueError(f"{weights} and {reference} hold the same weights, so nothing can differ; give two models")
     data.prepare_data()
     data.setup("fit")
-    checked = [name for name, path in (("weights", weights), ("reference", reference)) if _same_split(data, path)]
+    checked = [name for name, path in (("weights", weights), ("reference", reference)) if same_split(data, path)]
     members, others = comparable_cases(data, held_out, seed)
     metrics = {
         stratum: {attack: MembershipInference(fpr=fpr, bootstrap=bootstrap, seed=seed) for attack in ATTACKS}
@@ -147,25 +146,6 @@ def _draw(metrics: Metrics, fpr: float, folder: Path) -> None:
         curves = {level: {ATTACKS[name]: metric.curve(level) for name, metric in parts.items()} for level in LEVELS}
         name = "roc.png" if stratum == "forget" else f"roc_{stratum}.png"
         save_figure(roc_figure(curves, STRATA[stratum], fpr), folder / name)
-
-
-def _restored(model: LightningModule, path: Path) -> LightningModule:
-    restored = copy.deepcopy(model)
-    load_weights(restored, path)
-    return restored.eval()
-
-
-def _same_split(data: MaskDataModule, weights: Path) -> bool:
-    """Whether a split stands beside the weights; refuses one that is not the data's."""
-    path = weights.parent / "split.json"
-    if not path.exists():
-        return False
-    if ForgetSplit.load(path).digest != data.split.digest:
-        raise ValueError(
-            f"{path} is another split than the data's, so members would not be what {weights} was trained on; "
-            f"give --data.split_file={path}"
-        )
-    return True
 
 
 def _has_both_sides(metric: MembershipInference) -> bool:

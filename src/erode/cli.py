@@ -30,6 +30,7 @@ from .correlations import correlations
 from .files import fresh_folder
 from .lightning_modules import SegmentationModule
 from .masks import ForgetSplit
+from .measures import measure
 from .operators import operators
 from .planning import plan_command
 from .protocols.classification import classify
@@ -240,6 +241,7 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "classify": classify,
     "compare": compare,
     "ladder": ladder,
+    "measure": measure,
     "operators": operators,
     "report": report,
     "rewind": rewind,
@@ -250,7 +252,7 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
 }
 """Verbs that need no Trainer of their own."""
 
-COMPOSED_VERBS = {"audit", "correlations"}
+COMPOSED_VERBS = {"audit", "correlations", "measure"}
 """Those whose required arguments have names, so that configurations can give them; other verbs take files in order."""
 
 SECOND_FILE = {"verify": "--weights"}

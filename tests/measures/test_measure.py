@@ -1,0 +1,210 @@
+"""The verb: numbers against an independent count, what the data lack is left out, and wrong files are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from sklearn.metrics import jaccard_score, roc_auc_score
+
+from erode.cli import main
+from erode.datamodules import SyntheticDermoscopy
+from erode.lightning_modules import SegmentationModule
+from erode.masks import ForgetSplit
+from erode.measures import measure
+from erode.subjects import restored
+from erode.weights import save_weights
+
+torch.set_num_threads(1)
+
+
+class Pixelwise(LightningModule):
+    """Logits from a pixel and its neighbours; the first layer is the bottleneck."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 4, 3, padding=1, stride=2)
+        self.last = torch.nn.ConvTranspose2d(4, 3, 2, stride=2)
+
+    def forward(self, image):
+        return self.last(torch.relu(self.first(image)))
+
+
+def data(**options):
+    small = {"size": 32, "train_images": 24, "val_images": 24, "test_images": 8, "batch_size": 5, "fine_fraction": 0.25}
+    return SyntheticDermoscopy(**{**small, **options})
+
+
+def saved(folder, module):
+    return save_weights(module, folder / "weights.safetensors")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three networks of random weights that predict all classes."""
+    paths = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        module = Pixelwise()
+        with torch.no_grad():
+            module.last.weight *= 4
+        paths.append(saved(tmp_path / f"net{seed}", module))
+    return paths
+
+
+def run(out, source=None, model=None, **options):
+    settings = {"out": out, "bootstrap": 20, "accelerator": "cpu", **options}
+    path = measure(source or data(), model or Pixelwise(), **settings)
+    return json.loads(path.read_text())
+
+
+def network_of(path):
+    return restored(Pixelwise(), path)
+
+
+def test_numbers_are_those_of_an_independent_count(files, tmp_path):
+    found = run(tmp_path / "out", weights=files[0], reference=files[1], original=files[2])["values"]
+    source = data()
+    source.setup("fit")
+    unlearnt, retrained = network_of(files[0]), network_of(files[1])
+    kept = {"forget": [], "ring": []}
+    moved, overlap = [], []
+    for case in source.part("train"):
+        if case.id in source.split.fine:
+            continue
+        arrays = source.pixels(case)
+        coarse = source.coarsening(arrays.mask)
+        image = torch.from_numpy(arrays.image)[None]
+        with torch.inference_mode():
+            probs, expected = (net(image).softmax(1)[0].double().numpy() for net in (unlearnt, retrained))
+        prediction, other = probs.argmax(0), expected.argmax(0)
+        where = {"forget": coarse > 0, "ring": (coarse > 0) & (arrays.mask == 0)}
+        for name, inside in where.items():
+            kept[name].append((prediction == case.label)[inside])
+        moved.append(np.sqrt(((probs - expected) ** 2).sum(0))[where["forget"]])
+        overlap.append(jaccard_score((other > 0).ravel(), (prediction > 0).ravel(), zero_division=1))
+    mine = found["unlearnt"]
+    assert mine["forget_original_label"] == pytest.approx(np.concatenate(kept["forget"]).mean(), abs=1e-12)
+    assert mine["ring_original_label"] == pytest.approx(np.concatenate(kept["ring"]).mean(), abs=1e-12)
+    assert mine["forget_activation"] == pytest.approx(np.concatenate(moved).mean(), abs=1e-6)
+    assert mine["forget_completeness"] == pytest.approx(np.mean(overlap), abs=1e-6)
+
+    cases = source.part("val")
+    images = torch.stack([torch.from_numpy(source.pixels(case).image) for case in cases])
+    with torch.inference_mode():
+        score = unlearnt(images).softmax(1)[:, 2].flatten(1).mean(1)
+    assert mine["auroc"] == pytest.approx(roc_auc_score([case.label == 2 for case in cases], score), abs=1e-12)
+    weights = [torch.cat([p.flatten() for p in network_of(path).parameters()]).double() for path in files]
+    ratio = (weights[2] - weights[0]).norm() / (weights[2] - weights[1]).norm()
+    assert mine["weights_ratio"] == pytest.approx(ratio.item(), rel=1e-6)
+
+
+def test_the_reference_is_not_compared_with_itself_and_a_second_one_is(files, tmp_path):
+    values = run(tmp_path / "out", weights=files[0], reference=[files[1], files[2]])["values"]
+    assert list(values) == ["unlearnt", "retrained", "retrained again"]
+    assert "forget_js" not in values["retrained"]
+    assert values["retrained again"]["forget_js"] > 0
+    assert "completeness" not in values["retrained"]
+    table = (tmp_path / "out" / "measures.md").read_text()
+    assert "| measure | unlearnt | retrained | retrained again | ideal |" in table
+    assert "completeness: Jaccard with retrained, forget images" in table
+
+
+def test_what_the_data_do_not_tell_is_left_out(files, tmp_path):
+    """Images without a known flag fall into no group: no sweep, no probe, no balanced set."""
+    source = data()
+    source.flag = "pen"
+    found = run(tmp_path / "out", source, weights=files[0], reference=files[1])
+    mine = found["values"]["unlearnt"]
+    assert mine["auroc"] is not None
+    assert {mine[name] for name in ("auroc_robust", "auroc_balanced", "probe_auroc", "group_dice_worst")} == {None}
+    assert "gap_mean" not in mine
+    assert not (tmp_path / "out" / "sweep.png").exists()
+    assert "linear probe" not in (tmp_path / "out" / "measures.md").read_text()
+
+
+def test_flags_give_a_sweep_from_no_to_every_positive_with_artefact(files, tmp_path):
+    found = run(tmp_path / "out", weights=files[0], reference=files[1])
+    rates = [point[0] for point in found["sweep"]["unlearnt"]]
+    assert rates == [round(step / 10, 1) for step in range(11)]
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 1000
+
+
+def test_two_ensembles_bound_epsilon_from_below(files, tmp_path):
+    found = run(tmp_path / "out", weights=files[:2], reference=[files[2], saved(tmp_path / "net3", Pixelwise())])
+    ensembles = found["ensembles"]
+    assert (ensembles["models"], ensembles["references"]) == (2, 2)
+    assert 0 <= ensembles["epsilon_at_least"] <= (ensembles["could_show_at_most"] or np.inf)
+    assert run(tmp_path / "single", weights=files[0], reference=files[1])["ensembles"] is None
+
+
+def test_a_certificate_beside_the_weights_says_where_s_global_of_its_reference_lies(files, tmp_path):
+    claim = {"claim": {"epsilon": 0.0, "delta": 0.0}}
+    (files[0].parent / "certificate.json").write_text(json.dumps(claim))
+    certified = run(tmp_path / "out", weights=files[0], reference=files[1])["certified S_global of the reference"]
+    assert certified["low"] == pytest.approx(certified["high"])  # at (0, 0) it is the model's own
+
+
+def small_module():
+    torch.manual_seed(3)
+    return SegmentationModule(
+        num_classes=3, optimizer=lambda parameters: torch.optim.Adam(parameters, 0.02), lr_scheduler=None, bootstrap=0
+    )
+
+
+def test_a_model_that_forgot_nothing_needs_no_step_and_a_fresh_one_does(tmp_path):
+    source = data(train_images=12, fine_fraction=0.34)
+    original = small_module()
+    Trainer(
+        accelerator="cpu", max_epochs=12, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        default_root_dir=tmp_path, limit_val_batches=0,
+    ).fit(original, datamodule=source)  # fmt: skip
+    with torch.no_grad():
+        same = small_module()
+        same.load_state_dict(original.state_dict())
+        next(same.parameters()).add_(1e-6)
+    torch.manual_seed(8)
+    paths = [saved(tmp_path / name, module) for name, module in
+             (("original", original), ("same", same), ("other", SegmentationModule(num_classes=3)))]  # fmt: skip
+    values = run(
+        tmp_path / "out", source, small_module(), weights=paths[1], reference=paths[2], original=paths[0],
+        relearn_steps=100,
+    )["values"]  # fmt: skip
+    assert values["unlearnt"]["relearn_steps"] == 0
+    assert values["unlearnt"]["anamnesis_index"] == 0
+    assert values["retrained"]["relearn_steps"] > 0
+    with pytest.raises(ValueError, match="give --original"):
+        run(tmp_path / "none", source, weights=paths[1], reference=paths[2], relearn_steps=5)
+
+
+def test_the_same_weights_twice_another_split_and_a_used_folder_are_refused(files, tmp_path):
+    copy = saved(tmp_path / "copy", network_of(files[0]))
+    with pytest.raises(ValueError, match="hold the same weights"):
+        run(tmp_path / "out", weights=files[0], reference=copy)
+    with pytest.raises(ValueError, match="hold the same weights"):
+        run(tmp_path / "out", weights=files[0], reference=files[0])
+    other = data(split_seed=5)
+    other.setup("fit")
+    assert isinstance(other.split, ForgetSplit)
+    other.split.save(files[1].parent / "split.json")
+    with pytest.raises(ValueError, match="another split than the data's"):
+        run(tmp_path / "out", weights=files[0], reference=files[1])
+    run(tmp_path / "out", weights=files[0], reference=files[2])
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        run(tmp_path / "out", weights=files[0], reference=files[2])
+
+
+def test_the_command_as_people_give_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    paths = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        paths.append(saved(tmp_path / f"net{seed}", SegmentationModule(num_classes=3)))
+    main([
+        "measure", "--data=SyntheticDermoscopy", "--data.size=32", "--data.train_images=20", "--data.val_images=12",
+        "--data.test_images=8", "--model=SegmentationModule", "--model.num_classes=3", f"--weights={paths[0]}",
+        f"--reference=[{paths[1]}, {paths[2]}]", "--bootstrap=10", "--accelerator=cpu",
+    ])  # fmt: skip
+    assert (tmp_path / "runs" / "measure-0" / "measures.json").exists()
+    assert "retrained again" in capsys.readouterr().out
