@@ -1,7 +1,7 @@
 """All measures of forgetting of some operators, beside a model retrained twice on the same split.
 
-``python benchmarks/forgetting.py --out runs/forgetting`` trains the rows of SyntheticDermoscopy, retrains each split once
-more with another seed, runs `erode measure` on each and prints means over seeds. It goes on where it stopped.
+``python benchmarks/forgetting.py --out runs/forgetting`` trains the rows of SyntheticDermoscopy, retrains each split
+once more with another seed, runs `erode measure` on each and prints means over seeds. It goes on where it stopped.
 """
 
 from __future__ import annotations
