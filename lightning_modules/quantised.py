@@ -15,6 +15,7 @@ from ..files import write_json
 from ..operator_card import OperatorCard
 from ..weights import weights_digest
 from .per_sample import fingerprint, samples_of
+from .randomness import generator_states
 from .refusals import check_data, check_module, check_trainer, check_tuners
 from .segmentation import SegmentationModule
 
@@ -138,9 +139,9 @@ class QuantisedTraining(LightningModule):
         if self.budgets is None and batch_idx == 0:
             self._size, self._start = check_data(self.trainer), weights_digest(self)
         for sample in samples_of(batch):
-            gradients = self._gradients(sample, batch_idx)
-            if self.budgets is None and self._seen[0] == 0:
-                self._check_repeatable(gradients, self._gradients(sample, batch_idx))
+            gradients = self._gradients(sample)
+            if self.budgets is None:  # in the first step, every one twice
+                self._check_repeatable(gradients, self._gradients(sample))
             for total, gradient in zip(self._total, gradients, strict=True):
                 total += self._whole(gradient)
             self._seen[0] += 1
@@ -190,8 +191,9 @@ class QuantisedTraining(LightningModule):
         if stage == "fit" and hasattr(data, "serve_as_they_are"):
             data.serve_as_they_are(wanted)
 
-    def _gradients(self, sample: Any, batch_idx: int) -> list[Tensor]:
-        output: Any = super().training_step(sample, batch_idx)
+    def _gradients(self, sample: Any) -> list[Tensor]:
+        states = generator_states(self.device)
+        output: Any = super().training_step(sample, 0)  # the number of a batch would tell how many samples came before
         if output is None:
             raise MisconfigurationException(
                 f"{type(self).__name__}: training_step returned no loss for a sample; each sample has to have one"
@@ -199,6 +201,11 @@ class QuantisedTraining(LightningModule):
         loss = output["loss"] if isinstance(output, dict) else output
         trained = self._trained()
         found = torch.autograd.grad(loss, trained, allow_unused=True)
+        if generator_states(self.device) != states:
+            raise MisconfigurationException(
+                f"training_step of {type(self).__name__} drew random numbers, so the gradient of a sample depends on how "
+                "many came before it; take layers and losses that draw none (no drop-path, dropout or noise)"
+            )
         return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
 
     def _whole(self, gradient: Tensor) -> Tensor:
@@ -252,8 +259,9 @@ class QuantisedTraining(LightningModule):
     def _check_repeatable(once: list[Tensor], again: list[Tensor]) -> None:
         if not all(torch.equal(one, other) for one, other in zip(once, again, strict=True)):
             raise MisconfigurationException(
-                "the gradient of one sample differed when it was computed again, so training_step draws random numbers "
-                "or uses kernels that are not deterministic; switch that off (Trainer(deterministic=True))"
+                "the gradient of a sample differed when it was computed again, so training_step draws random numbers, "
+                "remembers samples, or uses kernels that are not deterministic; switch that off "
+                "(Trainer(deterministic=True))"
             )
 
     def _forget_samples(self) -> None:

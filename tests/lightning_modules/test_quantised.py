@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
+from monai.networks.layers import DropPath
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler, default_collate
 
@@ -209,6 +211,36 @@ class DrawsQuantised(QuantisedTraining, Draws):
     pass
 
 
+class Jitter(nn.Module):
+    """Draws from a generator that nobody else knows; without one, counts how often it was asked."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.generator, self.calls = make(), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * (1 + (self.calls if self.generator is None else self.generator.normal()))
+
+
+class Numbered(Plain):
+    numbers = ()
+
+    def training_step(self, batch, index):
+        self.numbers = {*self.numbers, index}
+        return super().training_step(batch, index)
+
+
+class NumberedQuantised(QuantisedTraining, Numbered):
+    pass
+
+
+def test_a_step_is_not_told_how_many_samples_came_before_it(tmp_path):
+    module = NumberedQuantised(bound=0.05)
+    fit(data(), tmp_path, module=module)
+    assert module.numbers == {0}
+
+
 class Counts(nn.Module):
     def __init__(self):
         super().__init__()
@@ -257,7 +289,10 @@ REFUSALS = {
     "early stopping": ({"callbacks": lambda: [EarlyStopping("loss")]}, {}, "EarlyStopping ends the run by the data"),
     "batch norm": ({}, {"module": conv(nn.BatchNorm2d(1))}, r"network\.1 keeps running statistics"),
     "dropout": ({}, {"module": conv(nn.Dropout(0.5))}, r"network\.1 draws random numbers"),
-    "random step": ({}, {"module": lambda: DrawsQuantised(bound=0.05)}, "differed when it was computed again"),
+    "random step": ({}, {"module": lambda: DrawsQuantised(bound=0.05)}, "drew random numbers"),
+    "rare draws": ({}, {"module": conv(DropPath(0.01))}, "drew random numbers"),
+    "NumPy": ({}, {"module": conv(Jitter(np.random.default_rng))}, "differed when it was computed again"),
+    "memory": ({}, {"module": conv(Jitter(lambda: None))}, "differed when it was computed again"),
     "buffer": ({}, {"module": lambda: Module(Counts(), bound=0.05)}, r"the buffer network\.seen changed"),
     "augmentation": ({}, {"loader": lambda: DataLoader(Flips(), 3)}, "not the 6 of the first step bit for bit"),
     "drop_last": ({}, {"loader": lambda: DataLoader(data(), 5, drop_last=True)}, "drop_last=True need not serve"),
