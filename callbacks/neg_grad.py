@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -95,4 +96,8 @@ class NegGradSeg(GuardedLoss):
         coarse = entry(batch, self.coarse_key, "coarse_key")
         logits = logits_of(module, image)
         self.guard.see(logits, fine)
-        return self._loss(logits, fine.long(), coarse.long()), len(image)
+
+        def share(count: Tensor) -> Tensor:
+            return torch.as_tensor(trainer.strategy.reduce(count, reduce_op="sum")) / trainer.world_size
+
+        return self._loss(logits, fine.long(), coarse.long(), share), len(image)

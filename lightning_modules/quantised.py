@@ -203,8 +203,8 @@ class QuantisedTraining(LightningModule):
         found = torch.autograd.grad(loss, trained, allow_unused=True)
         if generator_states(self.device) != states:
             raise MisconfigurationException(
-                f"training_step of {type(self).__name__} drew random numbers, so the gradient of a sample depends on how "
-                "many came before it; take layers and losses that draw none (no drop-path, dropout or noise)"
+                f"training_step of {type(self).__name__} drew random numbers, so the gradient of a sample depends on "
+                "how many came before it; take layers and losses that draw none (no drop-path, dropout or noise)"
             )
         return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -119,6 +119,14 @@ class RoleLoss(nn.Module):
         return self.partial_label * _mean(partial, without_prior) + self.image_class * _mean(-best, has_class)
 
 
+Share = Callable[[Tensor], Tensor]
+"""Makes of the count of a process the mean count of all: distributed training averages what they divide by it."""
+
+
+def _alone(count: Tensor) -> Tensor:
+    return count
+
+
 class RingReweightedLoss(nn.Module):
     """NegGrad-Seg, reading (a): cross-entropy to the fine label with weight w on the ring (theory §6).
 
@@ -135,10 +143,10 @@ class RingReweightedLoss(nn.Module):
         super().__init__()
         self.ring_weight = ring_weight
 
-    def forward(self, logits: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
-        """The weighted mean over all pixels."""
+    def forward(self, logits: Tensor, fine: Tensor, coarse: Tensor, share: Share = _alone) -> Tensor:
+        """The weighted mean over all pixels; of several processes, if ``share`` gives their mean count."""
         weight = 1.0 + (self.ring_weight - 1.0) * ((coarse > 0) & (fine == 0))
-        return (weight * F.cross_entropy(logits.float(), fine, reduction="none")).sum() / weight.sum()
+        return (weight * F.cross_entropy(logits.float(), fine, reduction="none")).sum() / share(weight.sum())
 
 
 class RingAscentLoss(nn.Module):
@@ -160,15 +168,16 @@ class RingAscentLoss(nn.Module):
         super().__init__()
         self.beta = beta
 
-    def forward(self, logits: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
-        """The difference of the two means."""
+    def forward(self, logits: Tensor, fine: Tensor, coarse: Tensor, share: Share = _alone) -> Tensor:
+        """The difference of the two means; of several processes, if ``share`` gives their mean count."""
         ring = (coarse > 0) & (fine == 0)
         logits = logits.float()
-        descent = _mean(F.cross_entropy(logits, fine, reduction="none"), ~ring)
-        ascent = _mean(F.cross_entropy(logits, coarse, reduction="none"), ring)
+        descent = _mean(F.cross_entropy(logits, fine, reduction="none"), ~ring, share)
+        ascent = _mean(F.cross_entropy(logits, coarse, reduction="none"), ring, share)
         return self.beta * descent - (1.0 - self.beta) * ascent
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
+def _mean(values: Tensor, where: Tensor, share: Share = _alone) -> Tensor:
     """Mean over the chosen entries; 0, with a gradient of 0, where none is chosen."""
-    return torch.where(where, values, 0.0).sum() / where.sum().clamp(min=1)
+    count = share(where.sum())
+    return torch.where(where, values, 0.0).sum() / torch.where(count > 0, count, 1)

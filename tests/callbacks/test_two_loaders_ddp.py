@@ -16,13 +16,17 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, DistributedSampler
 from two_loaders import BY_EPOCH, KEYS, TheirModule, squares, trainer_for
 
-from erode.callbacks import CFk, EUk, NegGradPlus, Scrub, ScrubRewind
+from erode.callbacks import CFk, EUk, FineTune, NegGradPlus, NegGradSeg, Scrub, ScrubRewind
 
+IMAGES = {"image_key": 0, "fine_key": 1, "coarse_key": 2, "collapse_ratio": 0.0}
 HELD_OUT = DataLoader(squares(7, 9), 2)  # an odd number: padding would count one image twice
 OPERATORS = {
     "Scrub": lambda folder: Scrub(msteps=2, **BY_EPOCH, folder=folder),
     "ScrubRewind": lambda folder: ScrubRewind(msteps=2, **BY_EPOCH, held_out=HELD_OUT, folder=folder),
     "NegGradPlus": lambda folder: NegGradPlus(0.8, **KEYS, folder=folder),
+    "FineTune": lambda folder: FineTune(folder=folder),
+    "NegGradSeg": lambda folder: NegGradSeg(ring_weight=5.0, **IMAGES, folder=folder),
+    "NegGradSeg, ascent": lambda folder: NegGradSeg("ascent", beta=0.8, **IMAGES, folder=folder),
     "CFk": lambda folder: CFk(2, folder=folder),
     "EUk": lambda folder: EUk(2, folder=folder),
 }
@@ -33,6 +37,14 @@ class Mean(TheirModule):
 
     def training_step(self, batch, index):
         return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+
+def uneven(count, seed):
+    """Only every second image has a ring, so one of two processes sees none."""
+    data = squares(count, seed)
+    image, fine, coarse = data.tensors
+    coarse = torch.where(torch.arange(count)[:, None, None] % 2 == 1, fine, coarse)
+    return type(data)(image, fine, coarse)
 
 
 class InOrder(pl.LightningDataModule):
@@ -48,7 +60,7 @@ class InOrder(pl.LightningDataModule):
         return DataLoader(data, 4 // world, sampler=sampler)
 
     def train_dataloader(self):
-        retain = self.loader(squares(8, 1))
+        retain = self.loader(uneven(8, 1))
         return {"retain": retain, "forget": self.loader(squares(12, 2))} if self.forget else retain
 
 
