@@ -1,4 +1,4 @@
-"""Two processes unlearn as one does: the same weights, forget errors and choice, by each approximate operator.
+"""Two processes unlearn as one does: the same weights, forget errors and choice. Others stand in files of their own.
 
 The fits run in one process of their own, which forks the ranks: this file, run as a script.
 """
@@ -16,9 +16,24 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, DistributedSampler
 from two_loaders import BY_EPOCH, KEYS, TheirModule, squares, trainer_for
 
-from erode.callbacks import CFk, EUk, FineTune, NegGradPlus, NegGradSeg, Scrub, ScrubRewind
+from erode.callbacks import (
+    Blockwise,
+    CFk,
+    EUk,
+    FineTune,
+    GradientClipping,
+    ModelClipping,
+    NegGradPlus,
+    NegGradSeg,
+    OutputPerturbation,
+    Retrain,
+    Scrub,
+    ScrubRewind,
+)
 
 IMAGES = {"image_key": 0, "fine_key": 1, "coarse_key": 2, "collapse_ratio": 0.0}
+NOISE = {"epsilon": None, "sigma": 1e-3, "seed": 7}
+"""The same draw in each run, and little of it: what rounding does to a sum must not grow."""
 HELD_OUT = DataLoader(squares(7, 9), 2)  # an odd number: padding would count one image twice
 OPERATORS = {
     "Scrub": lambda folder: Scrub(msteps=2, **BY_EPOCH, folder=folder),
@@ -27,6 +42,11 @@ OPERATORS = {
     "FineTune": lambda folder: FineTune(folder=folder),
     "NegGradSeg": lambda folder: NegGradSeg(ring_weight=5.0, **IMAGES, folder=folder),
     "NegGradSeg, ascent": lambda folder: NegGradSeg("ascent", beta=0.8, **IMAGES, folder=folder),
+    "Retrain": lambda folder: Retrain(folder=folder),
+    "GradientClipping": lambda folder: GradientClipping(**NOISE, steps=4, weight_decay=1.0, folder=folder),
+    "ModelClipping": lambda folder: ModelClipping(**NOISE, steps=4, folder=folder),
+    "OutputPerturbation": lambda folder: OutputPerturbation(**NOISE, folder=folder),
+    "Blockwise": lambda folder: Blockwise(epsilon=1e4, steps=1, seed=7, folder=folder),
     "CFk": lambda folder: CFk(2, folder=folder),
     "EUk": lambda folder: EUk(2, folder=folder),
 }
