@@ -7,7 +7,9 @@ import pytest
 
 from erode.cli import main
 from erode.datamodules import SaabSynthetic
+from erode.lightning_modules import ImageClassifier
 from erode.masks import SpecificityWindow
+from erode.objectives import ERM, GroupDRO, JustTrainTwice
 from erode.protocols.ladder import ladder
 from erode.protocols.ladder.figure import ladder_figure
 from erode.protocols.ladder.report import markdown_table
@@ -74,6 +76,26 @@ def test_it_goes_on_where_it_stopped_and_takes_more_seeds(out):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     with pytest.raises(ValueError, match="holds a ladder with other settings"):
         main(["ladder", *ARGUMENTS, "--steps=3", f"--out={out}"])
+
+
+def test_image_labels_are_also_learnt_by_objectives_made_for_shortcuts(tmp_path):
+    """Three classifiers of one kind of label; each by its own objective, on a run of its own."""
+    seen = {}
+
+    class Noting(ImageClassifier):
+        def on_train_end(self):
+            seen[len(seen)] = (type(self.objective), getattr(self.objective, "first_steps", None))
+
+    data = SaabSynthetic(**DATA)
+    ladder(
+        data, classifier=lambda: Noting(num_classes=2, in_channels=1), out=tmp_path, windows=[], half_widths=[],
+        objectives=["group_dro", "jtt"], steps=5, bootstrap=20, accelerator="cpu",
+    )  # fmt: skip
+    assert list(seen.values()) == [(ERM, None), (GroupDRO, None), (JustTrainTwice, 1)]
+    whole = json.loads((tmp_path / "ladder.json").read_text())
+    assert [content["rung"] for content in whole["labels"]] == ["image", "image-group_dro", "image-jtt", "exact"]
+    assert len({content["information"] for content in whole["labels"][:3]}) == 1
+    assert "image label, GroupDRO" in (tmp_path / "ladder.md").read_text()
 
 
 def test_rungs_and_refusals(tmp_path):

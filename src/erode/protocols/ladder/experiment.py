@@ -16,11 +16,12 @@ from ...files import write_json
 from ...lightning_modules import ImageClassifier, SegmentationModule
 from ...masks import View
 from ...metrics import CoarseContent
+from ...objectives import GroupDRO, JustTrainTwice
 from ...pictures import save_figure
 from ...rows import check_once, claim, number, stored
 from .figure import ladder_figure
 from .report import markdown_table, print_ladder, write_csv
-from .rungs import Rung, rungs
+from .rungs import Robust, Rung, rungs
 from .training import train_and_evaluate
 
 Factory = Callable[[], SegmentationModule | ImageClassifier]
@@ -34,6 +35,7 @@ def ladder(
     windows: Sequence[int] = (1, 2, 4, 8, 20),
     box: bool = False,
     half_widths: Sequence[float] = (2,),
+    objectives: Sequence[Robust] = (),
     steps: int = 300,
     seeds: Sequence[int] = (0,),
     bootstrap: int = 1000,
@@ -57,6 +59,9 @@ def ladder(
         windows: specificities r of windows, larger = finer; 1 = the whole image is positive.
         box: whether the bounding box is a rung.
         half_widths: half-widths of disk dilations in pixels.
+        objectives: further rungs of image labels, learnt by GroupDRO over groups of label and artefact flag, or by Just
+            Train Twice, whose first stage takes a fifth of the steps; their other settings are the defaults. Other
+            settings: those of ``classifier``, whose own objective is always the first rung.
         steps: gradient steps of each model.
         seeds: of initial weights and batches; one model each. None at all = measure the labels alone, in seconds.
         bootstrap: resamples of the images for the interval of spurious information.
@@ -76,7 +81,7 @@ def ladder(
         True: model or functools.partial(SegmentationModule, **options),
         False: classifier or functools.partial(ImageClassifier, **options),
     }
-    steps_up = rungs(windows, box, half_widths)
+    steps_up = rungs(windows, box, half_widths, objectives)
     data.recoarsen(steps_up[0].coarsening)
     data.prepare_data()
     settings = {
@@ -134,7 +139,11 @@ def _train(
     seed_everything(seed, verbose=False)
     data.serve(View.COARSE)
     print(f"seed {seed}: {rung.title}")
-    run = train_and_evaluate(make(), data, steps, out / "logs" / f"{rung.name}-seed{seed}", evaluate_on, accelerator)
+    module = make()
+    if rung.objective is not None:
+        assert isinstance(module, ImageClassifier)
+        module.objective = GroupDRO() if rung.objective == "group_dro" else JustTrainTwice(max(1, steps // 5))
+    run = train_and_evaluate(module, data, steps, out / "logs" / f"{rung.name}-seed{seed}", evaluate_on, accelerator)
     return {"rung": rung.name, "title": rung.title, "seed": seed, **run}
 
 
