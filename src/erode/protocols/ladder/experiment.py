@@ -18,6 +18,7 @@ from ...masks import View
 from ...metrics import CoarseContent
 from ...pictures import save_figure
 from ...rows import check_once, claim, number, stored
+from ..networks import fitting
 from .figure import ladder_figure
 from .report import markdown_table, print_ladder, write_csv
 from .rungs import Rung, rungs
@@ -67,11 +68,7 @@ def ladder(
         ValueError: if ``out`` holds another ladder, or the data bring coarse masks of their own.
     """
     data = data or SaabSynthetic(flips=False)
-    options: dict[str, Any] = {
-        "class_names": data.class_names,
-        "num_classes": data.num_classes,
-        "in_channels": _channels(data),
-    }
+    options = fitting(data)
     makers: dict[bool, Factory] = {
         True: model or functools.partial(SegmentationModule, **options),
         False: classifier or functools.partial(ImageClassifier, **options),
@@ -136,7 +133,3 @@ def _train(
     print(f"seed {seed}: {rung.title}")
     run = train_and_evaluate(make(), data, steps, out / "logs" / f"{rung.name}-seed{seed}", evaluate_on, accelerator)
     return {"rung": rung.name, "title": rung.title, "seed": seed, **run}
-
-
-def _channels(data: MaskDataModule) -> int:
-    return len(data.read(data.part("train")[0]).image)
