@@ -231,7 +231,7 @@ class Experiment:
         }
 
 
-def weights_of(out: Path, name: MethodName, seed: int) -> Path:
+def weights_of(out: Path, name: str, seed: int) -> Path:
     """Where the weights of a row are, in the folder of an experiment."""
     return out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
 
