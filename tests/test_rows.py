@@ -11,6 +11,7 @@ from erode.comparison import compare
 from erode.files import digest_of
 from erode.protocols.classification import classify
 from erode.protocols.ladder import ladder
+from erode.protocols.traps import traps
 from erode.rows import check_settings, claim, differences, number, stored
 
 
@@ -78,7 +79,7 @@ def test_of_two_that_want_a_row_one_computes_it(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["one.json"]
 
 
-@pytest.mark.parametrize("command", [compare, ladder, classify])
+@pytest.mark.parametrize("command", [compare, ladder, classify, traps])
 def test_no_experiment_counts_a_seed_twice(command, tmp_path):
     with pytest.raises(ValueError, match="seeds has 1 more than once"):
         command(out=tmp_path / "out", seeds=[1, 0, 1])

@@ -35,6 +35,7 @@ from .operators import operators
 from .planning import plan_command
 from .protocols.classification import classify
 from .protocols.ladder import ladder
+from .protocols.traps import traps
 from .report import report
 from .rewinding import rewind
 from .verify import verify
@@ -245,6 +246,7 @@ PLAIN_VERBS: dict[str, Callable[..., object]] = {
     "operators": operators,
     "report": report,
     "rewind": rewind,
+    "traps": traps,
     "verify": verify,
     "audit": audit,
     "completion": completion,

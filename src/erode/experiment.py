@@ -256,7 +256,7 @@ def settings_of(
     }
 
 
-def weights_of(out: Path, name: MethodName, seed: int) -> Path:
+def weights_of(out: Path, name: str, seed: int) -> Path:
     """Where the weights of a row are, in the folder of an experiment."""
     return out / "weights" / f"{name}-seed{seed}" / "weights.safetensors"
 

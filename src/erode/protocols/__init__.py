@@ -1,1 +1,1 @@
-"""The field's published protocols, each one command: the specificity ladder and segmentation for classification."""
+"""The field's published protocols, each one command: specificity ladder, segmentation for classification, trap sets."""

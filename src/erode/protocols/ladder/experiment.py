@@ -19,6 +19,7 @@ from ...metrics import CoarseContent
 from ...objectives import GroupDRO, JustTrainTwice
 from ...pictures import save_figure
 from ...rows import check_once, claim, number, stored
+from ..networks import fitting
 from .figure import ladder_figure
 from .report import markdown_table, print_ladder, write_csv
 from .rungs import Robust, Rung, rungs
@@ -72,11 +73,7 @@ def ladder(
         ValueError: if ``out`` holds another ladder, or the data bring coarse masks of their own.
     """
     data = data or SaabSynthetic(flips=False)
-    options: dict[str, Any] = {
-        "class_names": data.class_names,
-        "num_classes": data.num_classes,
-        "in_channels": _channels(data),
-    }
+    options = fitting(data)
     makers: dict[bool, Factory] = {
         True: model or functools.partial(SegmentationModule, **options),
         False: classifier or functools.partial(ImageClassifier, **options),
@@ -145,7 +142,3 @@ def _train(
         module.objective = GroupDRO() if rung.objective == "group_dro" else JustTrainTwice(max(1, steps // 5))
     run = train_and_evaluate(module, data, steps, out / "logs" / f"{rung.name}-seed{seed}", evaluate_on, accelerator)
     return {"rung": rung.name, "title": rung.title, "seed": seed, **run}
-
-
-def _channels(data: MaskDataModule) -> int:
-    return len(data.read(data.part("train")[0]).image)

@@ -1,0 +1,75 @@
+"""What a trap set showed as a table: terminal and Markdown, mean ± sd over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ...comparison_report import mean_and_sd
+from .gap import closed, gap_of, values_of
+
+Row = Mapping[str, Any]
+
+SCORES = {"auroc": "AUROC", "auroc_robust": "robust AUROC", "auroc_foreground": "AUROC in foreground"}
+"""Scores that a trap misleads, by metric; those that no row has are left out."""
+
+
+def scores_of(rows: Sequence[Row]) -> dict[str, str]:
+    """The scores that at least one row has, by metric."""
+    return {
+        metric: title for metric, title in SCORES.items() if any(row["metrics"].get(metric) is not None for row in rows)
+    }
+
+
+def table_of(rows: Sequence[Row]) -> list[list[str]]:
+    """Headings, then one line per method in the order in which methods first appear."""
+    scores = scores_of(rows)
+    lines = [["method", *(heading for title in scores.values() for heading in (title, "gap closed")), "lesion Dice"]]
+    for method, title in {row["method"]: row["title"] for row in rows}.items():
+        cells = [title]
+        for metric in scores:
+            share = closed(rows, method, metric)
+            cells += [mean_and_sd(values_of(rows, method, metric)), "–" if share is None else f"{share:.0%}"]
+        lines.append([*cells, mean_and_sd(values_of(rows, method, "dice_lesion"))])
+    return lines
+
+
+def notes_of(rows: Sequence[Row]) -> list[str]:
+    """What the shares rest on: for each score the gap, or why there is none."""
+    notes = []
+    for metric, title in scores_of(rows).items():
+        gap = gap_of(rows, metric)
+        if gap is None:
+            notes.append(f"{title}: coarse or oracle is absent or undefined, so there is no gap to close.")
+            continue
+        ends = [mean_and_sd(values_of(rows, name, metric)) for name in ("coarse", "oracle")]
+        verdict = "gap" if gap.exists else "no gap"
+        alone = "; one seed, so no spread to hold it against" if len(values_of(rows, "coarse", metric)) == 1 else ""
+        notes.append(f"{title}: {verdict}, coarse {ends[0]}, oracle {ends[1]}{alone}.")
+    return notes
+
+
+def markdown_of(rows: Sequence[Row]) -> str:
+    """The table and its notes in Markdown."""
+    head, *lines = table_of(rows)
+    marks = ["---", *["---:"] * (len(head) - 1)]
+    table = [f"| {' | '.join(line)} |" for line in (head, marks, *lines)]
+    rule = "A gap is what the oracle stands above the coarse model, if that is more than either spreads over seeds."
+    return "\n".join([*table, "", rule, "", *(f"- {note}" for note in notes_of(rows))]) + "\n"
+
+
+def print_traps(rows: Sequence[Row], title: str) -> None:
+    """The table and its notes in the terminal."""
+    head, *lines = table_of(rows)
+    table = Table(*head, title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in lines:
+        table.add_row(*line)
+    console = Console(width=max(150, Console().width))
+    console.print(table)
+    for note in notes_of(rows):
+        console.print(note, highlight=False)

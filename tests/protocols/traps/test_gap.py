@@ -1,0 +1,64 @@
+"""Shares of a gap, worked by hand, and no share where there is no gap."""
+
+import pytest
+
+from erode.protocols.traps.gap import Gap, closed, gap_of
+from erode.protocols.traps.report import markdown_of, table_of
+
+
+def rows_of(**values):
+    return [
+        {"method": method, "title": method.title(), "seed": seed, "metrics": {"auroc": value, "dice_lesion": 0.5}}
+        for method, runs in values.items()
+        for seed, value in enumerate(runs)
+    ]
+
+
+ROWS = rows_of(coarse=[0.2, 0.4], oracle=[0.8, 0.9], half=[0.5, 0.65], below=[0.1, 0.0], above=[1.0, 1.0])
+
+
+def test_shares_are_of_means_over_seeds():
+    gap = gap_of(ROWS, "auroc")
+    assert (gap.low, gap.high) == pytest.approx((0.3, 0.85))
+    assert gap.spread == pytest.approx(0.02**0.5)  # of 0.2 and 0.4: the larger one
+    assert gap.exists
+    assert closed(ROWS, "half", "auroc") == pytest.approx((0.575 - 0.3) / 0.55)
+    assert closed(ROWS, "below", "auroc") == pytest.approx(-0.25 / 0.55)  # below the coarse model: negative
+    assert closed(ROWS, "above", "auroc") == pytest.approx(0.7 / 0.55)  # above the oracle: beyond 1
+    assert closed(ROWS, "coarse", "auroc") is closed(ROWS, "oracle", "auroc") is None
+
+
+@pytest.mark.parametrize(
+    ("coarse", "oracle"),
+    [
+        ([0.5, 0.6], [0.58, 0.58]),  # .03 above, and the coarse model spreads by .07
+        ([0.5, 0.5], [0.5, 0.5]),  # nothing between them
+        ([0.7, 0.7], [0.6, 0.6]),  # the oracle below
+    ],
+)
+def test_without_a_gap_there_is_no_share(coarse, oracle):
+    rows = rows_of(coarse=coarse, oracle=oracle, other=[0.9, 0.9])
+    assert not gap_of(rows, "auroc").exists
+    assert closed(rows, "other", "auroc") is None
+    assert table_of(rows)[-1] == ["Other", "0.900 ± 0.000", "–", "0.500 ± 0.000"]
+    assert "AUROC: no gap, coarse" in markdown_of(rows)
+
+
+def test_what_is_absent_or_undefined_has_no_share():
+    assert gap_of(rows_of(coarse=[0.5], other=[0.6]), "auroc") is None
+    assert gap_of(rows_of(coarse=[None], oracle=[0.9]), "auroc") is None
+    assert gap_of(ROWS, "auroc_robust") is None
+    assert closed(rows_of(coarse=[0.5], oracle=[0.9], other=[None]), "other", "auroc") is None
+    assert "absent or undefined" in markdown_of(rows_of(coarse=[0.5], other=[0.6]))
+
+
+def test_one_seed_is_said_to_have_no_spread():
+    rows = rows_of(coarse=[0.5], oracle=[0.9], other=[0.7])
+    assert Gap(0.5, 0.9, 0.0).exists
+    assert table_of(rows)[-1][1:3] == ["0.700", "50%"]
+    assert "one seed, so no spread" in markdown_of(rows)
+
+
+def test_scores_that_no_row_has_take_no_column():
+    head = table_of(ROWS)[0]
+    assert head == ["method", "AUROC", "gap closed", "lesion Dice"]
