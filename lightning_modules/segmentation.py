@@ -21,6 +21,9 @@ from .optimisation import with_schedule
 DIVISOR = 8
 """Image sides that the default network can take are multiples of this."""
 
+BOOTSTRAP = 1000
+"""Resamples for the interval of S_global, unless a module is told otherwise."""
+
 
 class SegmentationModule(EvaluatedModule):
     """Train, evaluate and apply a segmentation network on batches of :mod:`erode.batch`.
@@ -63,7 +66,7 @@ class SegmentationModule(EvaluatedModule):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         lr_scheduler: LRSchedulerCallable | Literal["cosine"] | None = "cosine",
         patch_size: Sequence[int] | None = None,
-        bootstrap: int = 1000,
+        bootstrap: int = BOOTSTRAP,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -150,7 +153,16 @@ class SegmentationModule(EvaluatedModule):
         }
 
     def describe(self) -> dict[str, Any]:
-        """What determines its training, as plain values, for records and digests."""
+        """What determines its training and its numbers, as plain values, for records and digests.
+
+        How it is evaluated stands there where it is not the default, so that older records keep their digests.
+        """
+        positive = self.hparams["positive_class"]
+        evaluation = {
+            "patch_size": None if self._patch_size is None else list(self._patch_size),
+            "positive_class": None if positive == self.num_classes - 1 else positive,
+            "bootstrap": None if self.hparams["bootstrap"] == BOOTSTRAP else self.hparams["bootstrap"],
+        }
         return {
             "network": type(self.network).__name__,
             "parameters": sum(p.numel() for p in self.parameters() if p.requires_grad),
@@ -158,6 +170,7 @@ class SegmentationModule(EvaluatedModule):
             "loss": " ".join(str(self.loss).split()),
             "optimizer": " ".join(str(self._make_optimizer(self.parameters())).split()),
             "lr_scheduler": self._make_scheduler if isinstance(self._make_scheduler, str | None) else "given",
+            **{name: value for name, value in evaluation.items() if value is not None},
         }
 
     def _check_once(self, batch: dict[str, Any]) -> None:

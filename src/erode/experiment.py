@@ -24,6 +24,11 @@ from .row_trainer import row_trainer
 from .rows import claim, number, stored
 from .weights import load_weights, save_weights
 
+EvaluatedPart = Literal["test", "val"]
+Precision = Literal["32-true", "bf16-mixed"]
+Factory = Callable[[], SegmentationModule]
+"""Makes a fresh module."""
+
 Row = dict[str, Any]
 """What one run gave: method, title, seed, promise and cost of the operator, metrics, steps, size, seconds, split."""
 
@@ -51,21 +56,18 @@ class Experiment:
     def __init__(
         self,
         data: MaskDataModule | None = None,
-        model: Callable[[], SegmentationModule] | None = None,
+        model: Factory | None = None,
         out: Path = Path("runs/compare"),
         steps: int = 600,
-        evaluate_on: Literal["test", "val"] = "test",
+        evaluate_on: EvaluatedPart = "test",
         accelerator: str = "auto",
-        precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        precision: Precision = "32-true",
         epsilon: float = 1.0,
         delta: float = 1e-7,
         validations: int = 0,
         wandb_group: str | None = None,
     ) -> None:
-        self.data = data or SyntheticDermoscopy()
-        self.model = model or functools.partial(
-            SegmentationModule, class_names=self.data.class_names, num_classes=self.data.num_classes
-        )
+        self.data, self.model = with_defaults(data, model)
         self.out = out
         self.steps = steps
         self.evaluate_on = evaluate_on
@@ -76,7 +78,7 @@ class Experiment:
         self.validations = validations
         self.wandb_group = wandb_group
         self.data.prepare_data()
-        self.settings = self._settings()
+        self.settings = settings_of(self.data, self.model, steps, evaluate_on, precision, epsilon, delta, validations)
         claim(out, self.settings, "comparison")
 
     def row(self, name: MethodName, seed: int) -> Row:
@@ -217,18 +219,41 @@ class Experiment:
         found = (math.nan, math.nan) if attack is None else (attack.auc, attack.tpr)
         return dict(zip(("membership_auc", "membership_tpr"), map(number, found), strict=True))
 
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "data": self.data.describe(),
-            "model": self.model().describe(),
-            "steps": self.steps,
-            "precision": self.precision,
-            "evaluated on": self.evaluate_on,
-            "epsilon": self.epsilon,
-            "delta": self.delta,
-            "validations": self.validations,
-            "torch": torch.__version__,
-        }
+
+def with_defaults(data: MaskDataModule | None, model: Factory | None) -> tuple[MaskDataModule, Factory]:
+    """Data and model of an experiment that was given none: the embedded data, the default network for the classes."""
+    data = data or SyntheticDermoscopy()
+    return data, model or functools.partial(
+        SegmentationModule, class_names=data.class_names, num_classes=data.num_classes
+    )
+
+
+def settings_of(
+    data: MaskDataModule | None,
+    model: Factory | None,
+    steps: int,
+    evaluate_on: EvaluatedPart,
+    precision: Precision,
+    epsilon: float,
+    delta: float,
+    validations: int,
+) -> dict[str, Any]:
+    """All that the rows of an experiment depend on, as plain data; reads up to 16 images and trains nothing.
+
+    Arguments are those of :class:`Experiment`.
+    """
+    data, model = with_defaults(data, model)
+    return {
+        "data": data.describe(),
+        "model": model().describe(),
+        "steps": steps,
+        "precision": precision,
+        "evaluated on": evaluate_on,
+        "epsilon": epsilon,
+        "delta": delta,
+        "validations": validations,
+        "torch": torch.__version__,
+    }
 
 
 def weights_of(out: Path, name: MethodName, seed: int) -> Path:

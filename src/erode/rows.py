@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+ABSENT = object()
+"""Stands for a setting that is not there, which None may not."""
 
 
 def check_once(**given: Sequence[Any]) -> None:
@@ -45,12 +49,54 @@ def claim(out: Path, settings: Mapping[str, Any], what: str) -> None:
     Raises:
         ValueError: if the folder holds an experiment with other settings.
     """
+    check_settings(out, settings, what)
+    if not (out / "settings.json").exists():
+        write_json(out / "settings.json", settings)
+
+
+def check_settings(out: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Make sure that a folder, if it is there, belongs to the same experiment; nothing is written.
+
+    Args:
+        out: folder of the experiment.
+        settings: all that its rows depend on, as plain data.
+        what: kind of experiment, for the error.
+
+    Raises:
+        ValueError: if the folder holds an experiment with other settings, naming each, or rows of unknown ones.
+    """
     path = out / "settings.json"
-    if path.exists():
-        if digest_of(json.loads(path.read_text(encoding="utf-8"))) != digest_of(settings):
-            raise ValueError(f"{out} holds a {what} with other settings; nothing is overwritten, choose another out")
-    else:
-        write_json(path, settings)
+    if not path.exists():
+        if any(out.glob("rows/*.json")):
+            raise ValueError(f"{out} holds rows without their settings.json; put it back, or choose another out")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if digest_of(before) != digest_of(settings):
+        changed = "; ".join(differences(before, settings))
+        raise ValueError(
+            f"{out} holds a {what} with other settings ({changed}); nothing is overwritten, choose another out"
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two settings, in words; digests are cut to eight digits.
+
+    Example:
+        >>> differences({"steps": 3, "data": {"size": 32}}, {"steps": 3, "data": {"size": 64}})
+        ['data, size: 32 there, 64 asked for']
+    """
+    found = []
+    for key in dict.fromkeys([*before, *now]):
+        one, other = before.get(key, ABSENT), now.get(key, ABSENT)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += [f"{key}, {inner}" for inner in differences(one, other)]
+        elif one is ABSENT or other is ABSENT or digest_of(one) != digest_of(other):
+            found.append(f"{key}: {_short(one)} there, {_short(other)} asked for")
+    return found
+
+
+def _short(value: Any) -> str:
+    return "nothing" if value is ABSENT else re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", str(value))
 
 
 def stored(path: Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A grid is every combination of its axes, each a configuration that erode compare takes."""
 
 import itertools
+import json
 
 import pytest
 import yaml
@@ -46,12 +47,23 @@ def test_a_patch_changes_every_cell(tmp_path):
 def test_a_row_has_a_digest_of_its_own_that_other_rows_do_not_change(tmp_path):
     cells = read_grid(written(tmp_path, GRID))
     rows = [(cell, method, seed) for cell in cells for method in cell.methods for seed in cell.seeds]
-    digests = [cell.digest(method, seed) for cell, method, seed in rows]
+    digests = [cell.digest(method, seed, {}) for cell, method, seed in rows]
     assert len(set(digests)) == len(rows)
     grown = read_grid(written(tmp_path, GRID), {"base": {"seeds": [0, 1, 2], "methods": ["coarse"]}})
-    assert grown[0].digest("coarse", 1) == cells[0].digest("coarse", 1)
+    assert grown[0].digest("coarse", 1, {}) == cells[0].digest("coarse", 1, {})
     longer = read_grid(written(tmp_path, GRID), {"base": {"steps": 3}})
-    assert longer[0].digest("coarse", 1) != cells[0].digest("coarse", 1)
+    assert longer[0].digest("coarse", 1, {}) != cells[0].digest("coarse", 1, {})
+
+
+def test_settings_are_those_that_the_experiment_writes_and_the_digest_of_a_row_covers_them(tmp_path):
+    small = {"size": 32, "train_images": 16, "val_images": 6, "test_images": 6}
+    base = {"steps": 3, "epsilon": 2.0, "data": {"init_args": small}}
+    cell = read_grid(written(tmp_path, {"base": merged(GRID["base"], base)}))[0]
+    settings = cell.settings()
+    cell.experiment(tmp_path / "out", None)
+    assert json.loads((tmp_path / "out" / "settings.json").read_text()) == settings
+    for other in ({**settings, "torch": "0"}, {**settings, "data": {**settings["data"], "pixels": "0"}}):
+        assert cell.digest("coarse", 0, other) != cell.digest("coarse", 0, settings)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One results file from one command, whatever happens on the way."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -18,6 +19,7 @@ from erode.benchmark import benchmark
 from erode.benchmark.grid import read_grid
 from erode.benchmark.run import FailedRowsError
 from erode.cli import main
+from erode.datamodules import SyntheticDermoscopy
 from erode.experiment import Experiment
 
 torch.set_num_threads(1)
@@ -116,12 +118,48 @@ def test_results_of_other_settings_are_never_relabelled(grid, copy):
     assert (copy / "results.csv").read_bytes() == before
 
 
-def test_rows_of_a_cell_that_changed_are_never_relabelled_on_the_way_to_it(grid, copy):
-    """New rows of the first cell are written before the second is looked at."""
+def test_a_cell_that_changed_is_refused_before_any_row_of_another_is_computed(grid, copy):
     changed = {"three classes": {"steps": 3}}
-    with pytest.raises(ValueError, match="other settings"):
+    before = (copy / "results.csv").read_bytes()
+    with pytest.raises(ValueError, match=r"three classes holds a comparison .*\(steps: 2 there, 3 asked for\)"):
         quietly(grid, copy, {"base": {"seeds": [0], "methods": ["coarse", "oracle"]}, "axes": {"task": changed}})
-    assert set(pd.read_csv(copy / "results.csv")["task"]) == {"binary"}
+    assert (copy / "results.csv").read_bytes() == before
+    assert not list((copy / "cells").rglob("oracle*"))
+
+
+def test_a_finished_cell_is_refused_after_its_images_changed(grid, copy, monkeypatch):
+    read = SyntheticDermoscopy.read
+
+    def darker(self, case):
+        arrays = read(self, case)
+        return dataclasses.replace(arrays, image=arrays.image * 0.5)
+
+    monkeypatch.setattr(SyntheticDermoscopy, "read", darker)
+    with pytest.raises(ValueError, match=r"binary holds .*\(data, pixels: \w{8}… there, \w{8}… asked for\)"):
+        quietly(grid, copy)
+
+
+def test_a_finished_cell_is_refused_under_another_torch(grid, copy):
+    path = copy / "cells" / "three classes" / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "1.0"}))
+    with pytest.raises(ValueError, match=r"three classes holds .*\(torch: 1.0 there, "):
+        quietly(grid, copy)
+    quietly(grid, copy, {"axes": {"task": {"three classes": None}}})  # a part of the grid that is as it was
+
+
+def test_numbers_of_another_evaluation_are_never_relabelled(grid, copy):
+    with pytest.raises(ValueError, match="model, bootstrap: 10 there, 20 asked for"):
+        quietly(grid, copy, {"base": {"model": {"init_args": {"bootstrap": 20}}}})
+
+
+def test_what_changes_no_row_may_change_in_the_file(grid, copy):
+    """The digests speak of the file as it is now."""
+    before = pd.read_csv(copy / "results.csv")
+    printed = quietly(grid, copy, {"base": {"data": {"init_args": {"cache": False}}}})
+    after = pd.read_csv(copy / "results.csv")
+    assert "seed 0: " not in printed
+    assert (after["configuration"] != before["configuration"]).all()
+    assert after.drop(columns="configuration").equals(before.drop(columns="configuration"))
 
 
 def test_rows_that_start_from_one_that_failed_do_not_end_the_others(grid, tmp_path, monkeypatch):

@@ -164,6 +164,14 @@ def test_windows_are_as_large_as_asked_and_training_uses_none():
     assert (40, 40) in module.network.sizes
 
 
+@pytest.mark.parametrize("change", [{"patch_size": (16, 16)}, {"positive_class": 1}, {"bootstrap": 20}], ids=str)
+def test_a_record_tells_other_evaluations_apart_and_defaults_add_nothing(change):
+    plain = SegmentationModule(num_classes=3).describe()
+    changed = SegmentationModule(num_classes=3, **change).describe()
+    assert changed.keys() - plain.keys() == change.keys()
+    assert SegmentationModule(num_classes=3, positive_class=2, bootstrap=1000).describe() == plain
+
+
 # Checkpoints -----------------------------------------------------------------------------------------------------
 
 

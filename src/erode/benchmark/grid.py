@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from ..comparison import COLUMNS, check_order, compare
-from ..experiment import Experiment
+from ..experiment import Experiment, settings_of
 from ..files import digest_of
 from ..rows import check_once
 
@@ -62,10 +63,21 @@ class Cell:
             **{key: value for key, value in given.items() if key not in rows}, out=out, wandb_group=wandb_group
         )
 
-    def digest(self, method: str, seed: int) -> str:
-        """Of everything that one row was asked for: the configuration, its method and its seed."""
+    def settings(self) -> dict[str, Any]:
+        """All that its rows depend on, as the experiment would write it; reads up to 16 images, trains nothing."""
+        given = _arguments(self.config)
+        return settings_of(**{name: given[name] for name in inspect.signature(settings_of).parameters})
+
+    def digest(self, method: str, seed: int, settings: Config) -> str:
+        """Of everything that one row came from: configuration, method and seed, and what these meant.
+
+        Args:
+            method: of the row.
+            seed: of the row.
+            settings: of its folder: data, model, defaults and version of torch.
+        """
         asked = {key: value for key, value in self.config.items() if key not in ("methods", "seeds")}
-        return digest_of({"config": asked, "method": method, "seed": seed})
+        return digest_of({"config": asked, "settings": settings, "method": method, "seed": seed})
 
 
 def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..experiment import Row
 from ..files import write_json, write_text
+from ..rows import check_settings
 from .figures import draw_figures
 from .grid import Cell, read_grid
 from .tables import markdown, write_tables
@@ -30,8 +31,8 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
     A grid that was killed goes on where it stopped when it is called again; a grid that has grown computes what is
     new. Each cell has a folder with its ``config.yaml``, which ``erode compare --config`` repeats alone, and with the
     weights, certificates and logs of its rows. ``results.csv`` has one line per row in the order of the grid, with the
-    digest of its configuration; wall times, which no two runs share, stand in ``timings.csv``. A row that fails does
-    not end the others: ``failures.json`` says why, and the next call tries again.
+    digest of its configuration and settings; wall times, which no two runs share, stand in ``timings.csv``. A row that
+    fails does not end the others: ``failures.json`` says why, and the next call tries again.
 
     Args:
         grid: YAML, see :func:`erode.benchmark.grid.read_grid`.
@@ -40,11 +41,12 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
         wandb: log every row to Weights & Biases, as one group named after ``out``.
 
     Raises:
-        ValueError: if the grid is not one, or ``out`` holds a cell with other settings.
+        ValueError: if the grid is not one, or ``out`` holds a cell with other settings; before any row is computed.
         FailedRowsError: at the end, if rows failed.
     """
     cells = read_grid(grid, patch)
     out = Path("runs") / grid.stem if out is None else out
+    _check_folders(cells, out)
     failures: dict[str, str] = {}
     for cell in cells:
         folder = out / "cells" / cell.name
@@ -77,15 +79,16 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
 def write_results(cells: list[Cell], out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Gather the rows that are there, in the order of the grid.
 
-    Rows that another configuration asked for are left out, until :func:`benchmark` has come to their cell and found
-    that its settings are the same.
+    Rows that another configuration asked for are left out until :func:`benchmark` has come to their cell, and rows
+    whose settings are not there.
 
     Returns:
         Contents of ``results.csv`` and ``timings.csv``.
     """
     rows, times = [], []
     for cell in cells:
-        if not _is_of(cell, out / "cells" / cell.name):
+        settings = _read_settings(out / "cells" / cell.name)
+        if settings is None or not _is_of(cell, out / "cells" / cell.name):
             continue
         for seed in cell.seeds:
             for method in cell.methods:
@@ -93,7 +96,7 @@ def write_results(cells: list[Cell], out: Path) -> tuple[pd.DataFrame, pd.DataFr
                 if path.exists():
                     row: Row = json.loads(path.read_text(encoding="utf-8"))
                     key = {**cell.values, "method": method, "title": row["title"], "seed": seed}
-                    rows.append({**key, **_content(row), "configuration": cell.digest(method, seed)})
+                    rows.append({**key, **_content(row), "configuration": cell.digest(method, seed, settings)})
                     times.append({**key, "seconds": row["seconds"]})
     results, timings = pd.DataFrame(rows), pd.DataFrame(times)
     for frame, name in ((results, "results.csv"), (timings, "timings.csv")):
@@ -112,6 +115,26 @@ def _content(row: Row) -> dict[str, Any]:
         "split": row["split"],
         **row["metrics"],
     }
+
+
+def _check_folders(cells: list[Cell], out: Path) -> None:
+    """Refuse a folder whose rows came from other data, another model or other versions, before any row is computed.
+
+    Finished cells are looked at too: the same configuration means something else once images, defaults or torch
+    changed. This reads up to 16 images per cell that is there.
+    """
+    for cell in cells:
+        folder = out / "cells" / cell.name
+        if folder.exists():
+            check_settings(folder, cell.settings(), "comparison")
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    path = folder / "settings.json"
+    if not path.exists():
+        return None
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
 
 
 def _is_done(cell: Cell, folder: Path) -> bool:
