@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erode.benchmark.figures import _interval, collapse_figure, leakage_figure
+from erode.benchmark.figures import _interval, leakage_figure
 from erode.benchmark.tables import latex, markdown, table_of
 
 
@@ -57,17 +57,6 @@ def test_latex_escapes_what_latex_would_read(results, timings):
 def test_figures_are_drawn_only_where_there_is_something_to_show(results):
     assert len(leakage_figure(results).axes) == 1
     assert leakage_figure(results.assign(leakage=np.nan)) is None
-    assert collapse_figure(results) is not None
-    assert collapse_figure(results[results["method"] != "retain_view"]) is None
-
-
-def test_collapse_is_measured_against_the_same_data_and_seed(results):
-    """Certified rows of one cell alone: the other cell's exact rows must not enter."""
-    shifted = results.assign(dice_lesion=results["dice_lesion"] - 0.3 * (results["data"] == "c"))
-    twice = pd.concat([shifted, shifted[shifted["guarantee"] == "certified"].assign(epsilon_certified=8.0)])
-    kept = twice[(twice["guarantee"] != "certified") | (twice["data"] == "a_b")]
-    texts = [text.get_text() for axis in collapse_figure(kept).axes for text in axis.texts]
-    assert texts == ["+0.000", "+0.000"]
 
 
 def test_no_rows_no_tables():

@@ -7,24 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from ..pictures import COLOURS, INK, new_figure, save_figure
-from .tables import axes_of, cells_of
+from .collapse import collapse_figure
+from .tables import axes_of, cells_of, folder_of
 
 MARKERS = "osD^vP*X<>h"
 """Eleven, which shares no factor with the number of colours, so that 66 methods stay apart."""
 
-BEST = "retain_view"
-"""Exact retraining, which certified rows are held against."""
-
 
 def draw_figures(results: pd.DataFrame, out: Path) -> list[Path]:
-    """Draw every figure that the results can fill.
+    """Draw every figure that the results can fill; a picture of earlier results that these do not fill is removed.
 
     Args:
         results: the results file.
@@ -36,8 +33,11 @@ def draw_figures(results: pd.DataFrame, out: Path) -> list[Path]:
     figures = {
         "dice_leakage.png": leakage_figure(results),
         "s_global.png": spurious_figure(results, out),
-        "collapse.png": collapse_figure(results),
+        "collapse.png": collapse_figure(results, out),
     }
+    for name, figure in figures.items():
+        if figure is None:
+            (out / name).unlink(missing_ok=True)
     return [save_figure(figure, out / name) for name, figure in figures.items() if figure is not None]
 
 
@@ -95,42 +95,6 @@ def spurious_figure(results: pd.DataFrame, out: Path) -> Figure | None:
         axis.set_ylabel("S_global [nats per image], validation", fontsize=8)
 
     return _panels(list(curves.items()), panel, "S_global is 0 for empty masks too: read it together with Dice.")
-
-
-def collapse_figure(results: pd.DataFrame) -> Figure | None:
-    """What certification costs, over ε and the number of parameters: lesion Dice below exact retraining.
-
-    Returns:
-        None unless exact retraining stands beside certified rows of two or more ε or networks.
-    """
-    if results.empty:
-        return None
-    pair = [*axes_of(results), "seed"]
-    exact = results.loc[results["method"] == BEST, [*pair, "dice_lesion"]]
-    certified = results[results["guarantee"] == "certified"].merge(exact, on=pair, suffixes=("", "_exact"))
-    if certified.empty:
-        return None
-    certified["lost"] = certified["dice_lesion_exact"] - certified["dice_lesion"]
-    epsilons, sizes = sorted(certified["epsilon_certified"].unique()), sorted(certified["parameters"].unique())
-    if len(epsilons) * len(sizes) < 2:
-        return None
-
-    def panel(axis: Axes, runs: pd.DataFrame) -> None:
-        loss = np.full((len(sizes), len(epsilons)), np.nan)
-        for (epsilon, size), part in runs.groupby(["epsilon_certified", "parameters"]):
-            loss[sizes.index(size), epsilons.index(epsilon)] = part["lost"].mean()
-        axis.imshow(loss, cmap="RdYlGn_r", vmin=-0.2, vmax=0.2, aspect="auto", origin="lower")
-        for (row, column), value in np.ndenumerate(loss):
-            axis.text(column, row, "" if math.isnan(value) else f"{value:+.3f}", ha="center", va="center", fontsize=8)
-        axis.set_xticks(range(len(epsilons)), [f"{value:g}" for value in epsilons])
-        axis.set_yticks(range(len(sizes)), [f"{value:,}" for value in sizes])
-        axis.set_xlabel("certified ε", fontsize=8)
-        axis.set_ylabel("parameters", fontsize=8)
-
-    panels = [(str(runs["title"].iloc[0]), runs) for _, runs in certified.groupby("method", sort=False)]
-    return _panels(
-        panels, panel, "Lesion Dice lost against exact retraining with the same data and seed (mean).", legend=False
-    )
 
 
 def _panels(
@@ -197,8 +161,7 @@ def _interval(values: pd.Series[float]) -> tuple[float, float]:
 
 def _log(out: Path, cell: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
     """What the monitor of one row wrote, or None."""
-    name = "_".join(str(row[axis]) for axis in cell.columns[: list(cell.columns).index("method")]) or "all"
-    folder = out / "cells" / name / "logs" / f"{row['method']}-seed{row['seed']}"
+    folder = out / "cells" / folder_of(row[axes_of(cell)]) / "logs" / f"{row['method']}-seed{row['seed']}"
     logs = list(folder.glob("version_*/spurious_information.csv"))
     if not logs:
         return None

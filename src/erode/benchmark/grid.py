@@ -17,6 +17,7 @@ from ..comparison import COLUMNS, check_order, compare
 from ..experiment import Experiment, settings_of
 from ..files import digest_of
 from ..rows import check_once
+from .tables import folder_of
 
 Config = dict[str, Any]
 """A configuration of ``erode compare``, plain data."""
@@ -43,7 +44,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Folder of the cell."""
-        return "_".join(self.values.values()) or "all"
+        return folder_of(self.values.values())
 
     @property
     def methods(self) -> list[Any]:

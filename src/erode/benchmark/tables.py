@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,16 @@ IDENTITY = ("method", "title", "seed")
 def axes_of(results: pd.DataFrame) -> list[str]:
     """The axes of the grid: the columns before the method."""
     return list(results.columns[: list(results.columns).index(IDENTITY[0])])
+
+
+def folder_of(values: Iterable[Any]) -> str:
+    """The name of a cell's folder, from the values of its axes in order.
+
+    Example:
+        >>> folder_of(["90 %", "binary"]), folder_of([])
+        ('90 %_binary', 'all')
+    """
+    return "_".join(map(str, values)) or "all"
 
 
 def cells_of(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
