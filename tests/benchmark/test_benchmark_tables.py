@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erode.benchmark.figures import _interval, leakage_figure
 from erode.benchmark.tables import latex, markdown, table_of
 
 
@@ -54,21 +53,11 @@ def test_latex_escapes_what_latex_would_read(results, timings):
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
 
 
-def test_figures_are_drawn_only_where_there_is_something_to_show(results):
-    assert len(leakage_figure(results).axes) == 1
-    assert leakage_figure(results.assign(leakage=np.nan)) is None
-
-
 def test_no_rows_no_tables():
     assert markdown(pd.DataFrame(), pd.DataFrame()) == "no rows"
-    assert leakage_figure(pd.DataFrame()) is None
 
 
 def test_a_method_that_failed_for_some_seeds_says_so(results, timings):
     lost = (results["method"] == "scrub") & (results["seed"] == 1)
     text = markdown(results[~lost], timings[~lost])
     assert text.count("| SCRUB (1 of 2 seeds) | none | 0.500 |") == 2
-
-
-def test_an_interval_counts_only_the_runs_that_are_defined():
-    assert _interval(pd.Series([0.4, 0.6, np.nan])) == _interval(pd.Series([0.4, 0.6]))

@@ -1,8 +1,7 @@
-"""Results as pictures: Dice against leakage, S_global through unlearning, and the map of collapse."""
+"""Results as pictures: Dice beside leakage, S_global through unlearning, and the map of collapse."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 
 from ..pictures import COLOURS, INK, new_figure, save_figure
 from .collapse import collapse_figure
+from .dots import leakage_figure
 from .tables import axes_of, cells_of, folder_of
 
 MARKERS = "osD^vP*X<>h"
@@ -39,34 +38,6 @@ def draw_figures(results: pd.DataFrame, out: Path) -> list[Path]:
         if figure is None:
             (out / name).unlink(missing_ok=True)
     return [save_figure(figure, out / name) for name, figure in figures.items() if figure is not None]
-
-
-def leakage_figure(results: pd.DataFrame) -> Figure | None:
-    """Lesion Dice against leakage: one panel per cell, one point per method, 95 % intervals of the means over seeds.
-
-    Returns:
-        None where nothing was tested with artefact masks.
-    """
-    if results.empty or "leakage" not in results:
-        return None
-    cells = [(name, cell) for name, cell in cells_of(results) if cell["leakage"].notna().any()]
-    if not cells:
-        return None
-    styles = _styles(results)
-
-    def panel(axis: Axes, cell: pd.DataFrame) -> None:
-        means = cell.groupby("method", sort=False)[["leakage", "dice_lesion"]].mean()
-        for method, runs in cell.groupby("method", sort=False):
-            (x, dx), (y, dy) = (_interval(runs[name]) for name in ("leakage", "dice_lesion"))
-            axis.errorbar(
-                x, y, xerr=dx, yerr=dy, capsize=2, markersize=6, linewidth=0.9, label=runs["title"].iloc[0],
-                **styles[str(method)],
-            )  # fmt: skip
-        _zoom(axis, means, {str(method): str(runs["title"].iloc[0]) for method, runs in cell.groupby("method")})
-        axis.set_xlabel("leakage: artefact pixels taken for a lesion (rate)", fontsize=8)
-        axis.set_ylabel("lesion Dice, fine masks", fontsize=8)
-
-    return _panels(cells, panel, "Up and to the left is better. Bars: 95 % intervals of the mean over seeds.")
 
 
 def spurious_figure(results: pd.DataFrame, out: Path) -> Figure | None:
@@ -119,25 +90,6 @@ def _panels(
     return figure
 
 
-def _zoom(axis: Axes, means: pd.DataFrame, titles: dict[str, str]) -> None:
-    """Give the space to the methods that did not fail; say where the others are."""
-    far = (means - means.median()).abs() > 6 * (means - means.median()).abs().median() + 0.02
-    near = means[~far.any(axis=1)]
-    axis.set_xlim(*_around(near["leakage"]))
-    axis.set_ylim(*_around(near["dice_lesion"]))
-    beyond = [f"{titles[str(m)]}: {x:.3f}, {y:.3f}" for m, (x, y) in means[far.any(axis=1)].iterrows()]
-    if beyond:
-        axis.text(
-            0.98, 0.02, "outside (leakage, Dice):\n" + "\n".join(beyond), transform=axis.transAxes, fontsize=6.5,
-            ha="right", va="bottom", color=INK,
-        )  # fmt: skip
-
-
-def _around(values: pd.Series[float]) -> tuple[float, float]:
-    margin = 0.25 * (values.max() - values.min()) + 0.005
-    return float(values.min() - margin), float(values.max() + margin)
-
-
 def _styles(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Colour and marker of each method, the same in every panel."""
     methods = list(dict.fromkeys(results["method"]))
@@ -149,14 +101,6 @@ def _styles(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def _line(style: dict[str, Any]) -> dict[str, Any]:
     return {**style, "linestyle": "-", "markersize": 4, "linewidth": 1.2}
-
-
-def _interval(values: pd.Series[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval by Student's t; 0 for one value."""
-    values = values.dropna()  # undefined in some runs
-    n = len(values)
-    half = float(student.ppf(0.975, n - 1)) * float(values.std()) / math.sqrt(n) if n > 1 else 0.0
-    return float(values.mean()), half
 
 
 def _log(out: Path, cell: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
