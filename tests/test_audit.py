@@ -18,6 +18,7 @@ from erode.cli import main
 from erode.datamodules import ImageFolderDataModule, SyntheticDermoscopy
 from erode.files import write_atomically
 from erode.masks import ForgetSplit, View
+from erode.metrics import MembershipInference
 from erode.weights import load_weights, save_weights
 
 torch.set_num_threads(1)
@@ -115,6 +116,19 @@ def test_the_numbers_are_those_of_a_computation_by_hand(checkpoints, tmp_path):
             found = content["strata"][stratum]["attacks"][name]["atom"]
             assert found["auc"] == pytest.approx(roc_auc_score(label, values[batch[stratum]]), abs=1e-6)
             assert found["members"] == int(label.sum())
+        auc = {name: roc_auc_score(label, values[batch[stratum]]) for name, values in attacks.items()}
+        difference = content["strata"][stratum]["auc_difference"]["atom"]
+        assert difference["value"] == pytest.approx(auc["loss"] - auc["loss_reference"], abs=1e-6)
+        metrics = {}
+        for name in ("loss", "loss_reference"):
+            metrics[name] = MembershipInference(bootstrap=50)
+            numbers = {"image": batch["index"], "stratum": batch["label"], "cluster": batch["cluster"]}
+            metrics[name].update(attacks[name], batch[stratum], batch["member"], **numbers)
+        one, other = (metric.result() for metric in metrics.values())
+        for level in ("atom", "image"):
+            _, interval = getattr(one, level).minus(getattr(other, level))
+            found = content["strata"][stratum]["auc_difference"][level]["interval"]
+            assert found == pytest.approx(list(interval), abs=1e-6)
     assert content["images"]["members"] == {"benign lesion": 9, "malignant lesion": 9}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "roc.png", "roc_ring.png"}
 

@@ -1,24 +1,26 @@
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torchmetrics import Metric
 
-METRICS = ["pooled", "interval", "pixelwise", "leakage", "tightness", "dice", "outcome", "auroc", "robust"]
-METRICS += ["completeness", "distance", "zrf", "probe", "slices", "radial"]
-METRICS += ["group_accuracy", "group_dice", "group_outcome", "group_iou"]
-METRICS += ["membership", "content"]
+from erode import metrics
+
+SCRIPT = Path(__file__).with_name("ddp.py")
+MADE = runpy.run_path(str(SCRIPT))["make_metrics"]()
+"""What each process evaluates, by name: a metric and the entries that it takes."""
 
 
 @pytest.fixture(scope="module")
 def evaluations(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    script = Path(__file__).with_name("ddp.py")
     arguments = ["2", str(folder / "store"), str(folder / "out.pt")]
     processes = [
-        subprocess.Popen([sys.executable, str(script), str(rank), *arguments], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), *arguments], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     for process in processes:
@@ -33,11 +35,20 @@ def same(one, other):
     return one == other or (isinstance(one, float) and math.isnan(one) and math.isnan(other))
 
 
-def test_every_metric_is_listed(evaluations):
-    assert set(METRICS) == evaluations["together"].keys()
+def subclasses(kind):
+    return {kind}.union(*map(subclasses, kind.__subclasses__()))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_is_evaluated_by_two_processes(evaluations):
+    ours = {kind for kind in subclasses(Metric) if kind.__module__.startswith("erode.metrics.")}
+    public = {kind for kind in ours if not kind.__name__.startswith("_")}
+    exported = {getattr(metrics, name) for name in metrics.__all__}
+    assert public == {kind for kind in exported if isinstance(kind, type) and issubclass(kind, Metric)}
+    assert {type(metric) for metric, _ in MADE.values()} == public
+    assert evaluations["together"].keys() == evaluations["alone"].keys() == MADE.keys()
+
+
+@pytest.mark.parametrize("metric", MADE)
 def test_two_processes_equal_one_to_the_last_digit(evaluations, metric):
     together, alone = evaluations["together"][metric], evaluations["alone"][metric]
     assert together.keys() == alone.keys()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from erode.metrics import MembershipInference
 
@@ -62,6 +62,26 @@ def images(effect, generator, members=30, others=24, atoms=40, shared=1.0):
         mean = shared * torch.randn((), generator=generator) + (effect if index < members else 0.0)
         drawn.append((index < members, mean + torch.randn(atoms, generator=generator)))
     return drawn
+
+
+@pytest.mark.parametrize("fpr", [0.01, 0.05])
+@pytest.mark.parametrize("steps", [2, 1000])
+def test_the_true_positive_rate_is_that_of_sklearns_curve(fpr, steps):
+    """With many ties and with hardly any; 240 and 3,600 non-members, so a rate of 1 % allows for 2 and 36."""
+    generator = torch.Generator().manual_seed(7)
+    drawn = images(1.0, generator, members=150, others=240, atoms=15)
+    drawn = [(member, (atoms * steps).round() / steps) for member, atoms in drawn]
+    metric = fill(MembershipInference(fpr=fpr, bootstrap=2), drawn)
+    member = torch.tensor([member for member, _ in drawn])
+    atoms = torch.stack([atoms for _, atoms in drawn])
+    levels = {
+        "atom": (member.repeat_interleave(15), atoms.flatten()), "image": (member, atoms.double().mean(1)),
+    }  # fmt: skip
+    for level, (labels, scores) in levels.items():
+        false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+        expected = true[false <= fpr].max()
+        assert 0 < expected < 1
+        assert float(metric.compute()[f"tpr_{level}"]) == pytest.approx(expected, abs=1e-12)
 
 
 TRIALS = 100
@@ -135,6 +155,53 @@ def test_replicates_of_two_metrics_are_of_the_same_images():
         for scale in (1.0, 2.0)  # an increasing map changes no AUC
     )
     assert torch.equal(one, other)
+
+
+def pair_of_attacks(generator, effect=1.5):
+    """On the same images: a score N(0, 1), members shifted, and the same score with as much noise again."""
+    drawn = images(effect, generator, atoms=1)
+    noisier = [(member, atoms + math.sqrt(2) * torch.randn(1, generator=generator)) for member, atoms in drawn]
+    return tuple(fill(MembershipInference(bootstrap=100), scores).result().image for scores in (drawn, noisier))
+
+
+def test_the_difference_of_two_attacks_is_as_certain_as_it_says():
+    """The truth by hand: AUCs of normal scores, of variance 2 and 4 on either side."""
+    generator = torch.Generator().manual_seed(8)
+    truth = stats.norm.cdf(1.5 / 2) - stats.norm.cdf(1.5 / math.sqrt(8))
+    held = shorter = 0
+    for _ in range(TRIALS):
+        one, other = pair_of_attacks(generator)
+        value, (low, high) = one.minus(other)
+        assert value == pytest.approx(one.auc - other.auc)
+        held += low <= truth <= high
+        ends = [attack.auc_interval for attack in (one, other)]
+        shorter += high - low < ends[0][1] - ends[0][0] + ends[1][1] - ends[1][0]
+    assert held >= stats.binom.ppf(0.001, TRIALS, 0.95)
+    assert shorter == TRIALS  # than if each were known apart: the images are the same
+
+
+def test_the_difference_of_two_attacks_by_hand():
+    one, other = pair_of_attacks(torch.Generator().manual_seed(9))
+    paired = (one.replicates - other.replicates).numpy()
+    half = stats.t.ppf(0.95, df=23) * paired.std(ddof=1) * math.sqrt(24 / 23)  # 24 non-members are the fewer
+    value, (low, high) = one.minus(other, confidence=0.9)
+    assert (low, high) == (pytest.approx(value - half), pytest.approx(value + half))
+    back, (reverse_low, reverse_high) = other.minus(one, confidence=0.9)
+    assert (back, reverse_low, reverse_high) == (-value, pytest.approx(-high), pytest.approx(-low))
+
+
+def test_resamples_that_never_vary_leave_what_each_attack_says_alone():
+    """Perfect against chance: every resample differs by ½, which does not make the difference certain."""
+    sides = [(True, [3.0])] * 10 + [(False, [0.0])] * 10
+    perfect = fill(MembershipInference(bootstrap=20), sides).result().image
+    chance = fill(MembershipInference(bootstrap=20), [(member, [1.0]) for member, _ in sides]).result().image
+    value, (low, high) = perfect.minus(chance)
+    assert value == 0.5
+    assert (low, high) == (
+        perfect.auc_interval[0] - chance.auc_interval[1], perfect.auc_interval[1] - chance.auc_interval[0],
+    )  # fmt: skip
+    assert low < 0.5 < high
+    assert perfect.minus(perfect)[0] == 0
 
 
 def test_the_curve_belongs_to_the_area():

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 from torch.nn.functional import avg_pool2d
 
 from erode.batch import UNKNOWN_ARTEFACT
-from erode.metrics import GlobalSpuriousInformation, table_information
+from erode.metrics import GlobalSpuriousInformation, pixelwise_information, table_information
 from erode.metrics.counts import count_cells, fuse
 
 
@@ -153,6 +154,30 @@ def test_pixelwise_plug_in_bias_is_removed():
     assert result.p_value is not None
     assert result.p_value > 0.05
     assert float(score(z, y.long(), s).value) < 0.05 * plug_in  # pooled
+
+
+def test_pixelwise_is_the_sum_over_positions_of_sklearns_information():
+    """Each position by itself, from lists of values; three classes, two artefacts, annotations with gaps."""
+    generator = torch.Generator().manual_seed(3)
+    images, pixels, classes, values = 60, 7, 3, 2
+    z, y = (torch.randint(classes, (images, pixels), generator=generator) for _ in range(2))
+    s = torch.randint(values + 1, (images, pixels), generator=generator)  # 0 = not annotated
+    y[:, :3] = torch.where(torch.rand(images, 3, generator=generator) < 0.5, s[:, :3].clamp(min=1) - 1, y[:, :3])
+    z[:, 6] = 0  # nothing predicted here
+    expected = torch.zeros(classes - 1, dtype=torch.float64)
+    for at in range(pixels):
+        annotated = s[:, at] > 0
+        for k in range(1, classes):
+            chosen = annotated & (z[:, at] == k)
+            artefact, truth = s[chosen, at].tolist(), y[chosen, at].tolist()
+            if chosen.any():
+                filled = len({*zip(artefact, truth, strict=True)}), len({*artefact}), len({*truth})
+                information = len(truth) * mutual_info_score(artefact, truth)
+                expected[k - 1] += (information - (filled[0] - filled[1] - filled[2] + 1) / 2) / int(annotated.sum())
+    codes = fuse((z, classes), (s, values + 1), (y, classes))
+    found = pixelwise_information(codes, classes, values)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert float(expected.max()) > 0.1  # by hand: half of the labels of three positions repeat the artefact
 
 
 def test_pixelwise_finds_what_is_there():
