@@ -1,4 +1,4 @@
-"""Put the tables of a finished grid into docs/side_by_side.md and README.md, between their markers.
+"""Put the tables of a finished grid into docs/side_by_side.md and README.md, between markers; draw its picture.
 
 python benchmarks/side_by_side.py runs/operators
 """
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from erode.benchmark.dots import leakage_figure
 from erode.benchmark.tables import cells_of, markdown, table_of
 from erode.files import write_text
+from erode.pictures import save_figure
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- measured: end -->\n"
@@ -55,6 +57,9 @@ def main(run: Path) -> None:
     results, timings = pd.read_csv(run / "results.csv"), pd.read_csv(run / "timings.csv")
     put(ROOT / "docs" / "side_by_side.md", "<!-- measured: tables -->", markdown(results, timings))
     put(ROOT / "README.md", "<!-- measured: operators -->", short(results, timings))
+    figure = leakage_figure(results)
+    if figure is not None:
+        save_figure(figure, ROOT / "docs" / "side_by_side.png")
 
 
 if __name__ == "__main__":
