@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +20,7 @@ from .exposure import INITIALISATION, exposed_parameters
 from .gradient_clipping import automatic_steps
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, clip_, project_
+from .rounding import clip_norm_within, radius_within, reach
 
 _Item = TypeVar("_Item")
 
@@ -113,6 +115,8 @@ class Blockwise(NoisyPhase):
         self.sigma = sigma
         self.keeps_anchor = weight_decay > 0
         self._members: list[list[int]] = []
+        self._radii: list[float] = []
+        self._clip_norms: list[float] = []
         self._earlier: list[tuple[float, float, float]] = []
         # Of one block until the network is known; noise and guarantee are the same.
         whole = self._mechanism([1])
@@ -133,16 +137,27 @@ class Blockwise(NoisyPhase):
         self._earlier = []
         super().prepare(trainer, module)
 
+    def allow_for_rounding(self, anchor: Vector) -> None:
+        """Of the radius and the clip norm of each block, by its own parameters."""
+        self._radii, self._clip_norms, reaches = [], [], []
+        for index, members in enumerate(self._members):
+            block, theta_0 = self.mechanism.block(index), _some(anchor, members)
+            whose = f"block {index + 1} of {len(self._members)} (larger ones lose less; see blocks=): "
+            self._radii.append(radius_within(block.radius, theta_0, whose))
+            self._clip_norms.append(clip_norm_within(block, theta_0, whose))
+            reaches.append(reach(block, theta_0))
+        self._reach = math.hypot(*reaches)
+
     def clip_start(self, weights: Vector, anchor: Vector) -> None:
         """Clip each block by itself, all before the first step."""
-        for index, members in enumerate(self._members):
-            project_(_some(weights, members), _some(anchor, members), self.mechanism.block(index).radius)
+        for radius, members in zip(self._radii, self._members, strict=True):
+            project_(_some(weights, members), _some(anchor, members), radius)
 
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Decay the block whose turn it is towards the anchor, then step along its clipped gradient."""
         members = self._turn()
         block, gradient = _some(weights, members), _some(gradients, members)
-        clip_(gradient, self.mechanism.at(self._taken).clip_norm)
+        clip_(gradient, self._clip_norms[self._taken // self.mechanism.steps_per_block])
         decay = self.learning_rate * self.weight_decay
         if decay:
             torch._foreach_lerp_(block, _some(anchor, members), decay)

@@ -137,7 +137,7 @@ class CNS(NoisyPhase):
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Subtract the Newton direction, which stands in the gradients, and clip."""
         torch._foreach_sub_(list(weights), list(gradients))
-        project_(weights, anchor, self.radius)
+        project_(weights, anchor, self._radius)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the step, add the noise, hand the run back, and only then measure what is recorded."""

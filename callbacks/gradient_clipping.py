@@ -16,6 +16,7 @@ from ..operator_card import OperatorCard
 from .exposure import INITIALISATION
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, clip_
+from .rounding import clip_norm_within, reach
 
 
 class GradientClipping(NoisyPhase):
@@ -71,6 +72,7 @@ class GradientClipping(NoisyPhase):
         config="unlearn/gradient_clipping.yaml",
         page="gradient_clipping.md",
     )
+    mechanism: GradientClippingMechanism
 
     def __init__(
         self,
@@ -99,11 +101,18 @@ class GradientClipping(NoisyPhase):
         self.reference = reference
         self.sigma = sigma
         self.keeps_anchor = weight_decay > 0
+        self._clip_norm = clip_norm  # until the anchor tells what rounding takes of it
         super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, exposed, shrink, seed, folder)
+
+    def allow_for_rounding(self, anchor: Vector) -> None:
+        """Of radius and clip norm."""
+        super().allow_for_rounding(anchor)
+        self._clip_norm = clip_norm_within(self.mechanism, anchor)
+        self._reach = reach(self.mechanism, anchor)
 
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Decay towards the anchor, then step along the clipped gradient."""
-        clip_(gradients, self.clip_norm)
+        clip_(gradients, self._clip_norm)
         decay = self.learning_rate * self.weight_decay
         if decay:
             torch._foreach_lerp_(list(weights), list(anchor), decay)

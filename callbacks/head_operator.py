@@ -196,4 +196,8 @@ def head_of(module: LightningModule, operator: str) -> nn.Parameter:
             f"{operator} certifies strongly convex heads only, and {type(module).__name__} has none; use "
             "erode.lightning_modules.PixelHead, or an operator for whole networks such as GradientClipping"
         )
+    if module.head.dtype not in (torch.float32, torch.float64):
+        raise MisconfigurationException(
+            f"the head is stored as {module.head.dtype}, whose rounding {operator} does not count; keep it in float32"
+        )
     return module.head

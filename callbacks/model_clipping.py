@@ -104,7 +104,7 @@ class ModelClipping(NoisyPhase):
         if decay:
             torch._foreach_lerp_(list(weights), list(anchor), decay)
         torch._foreach_add_(list(weights), list(gradients), alpha=-self.learning_rate)
-        project_(weights, anchor, self.radius)
+        project_(weights, anchor, self._radius)
 
     def _mechanism(self) -> ModelClippingMechanism:
         if self.steps != "auto":

@@ -56,6 +56,9 @@ class KeyedNoise:
     def add_(self, tensors: Sequence[Tensor], step: int, scale: float) -> None:
         """Add N(0, scale²) to each tensor, in place, a bounded piece at a time: no copy of the tensors is made.
 
+        The sum is formed in double precision and rounded once to the tensor's own, so the result is a function of
+        tensor plus noise alone; noise rounded by itself would not be. (MPS has single precision only.)
+
         Args:
             tensors: of any shape, on one device; their order and sizes tell the place of each number.
             step: the draw, counted from 0.
@@ -135,11 +138,11 @@ def _add_on_device(chunks: Sequence[Chunk], keys: Sequence[bytes], scale: float,
     """Draw with torch's generator of the device and add fused; the host waits for nothing."""
     for chunk, key in zip(chunks, keys, strict=True):
         generator.manual_seed(int.from_bytes(key, "little") & (2**63 - 1))
-        torch._foreach_add_(chunk.parts, _drawn(chunk, generator), alpha=scale)
-
-
-def _drawn(chunk: Chunk, generator: torch.Generator) -> list[Tensor]:
-    # MPS has no double precision.
-    dtype = torch.float32 if generator.device.type == "mps" else torch.float64
-    wide = torch.empty(chunk.numel, dtype=dtype, device=generator.device).normal_(generator=generator)
-    return list(chunk.split(wide.to(chunk.parts[0].dtype)))
+        # MPS has no double precision.
+        dtype = torch.float32 if generator.device.type == "mps" else torch.float64
+        wide = torch.empty(chunk.numel, dtype=dtype, device=generator.device).normal_(generator=generator)
+        if len(chunk.parts) == 1:
+            chunk.parts[0].add_(chunk.split(wide)[0], alpha=scale)
+            continue
+        torch.add(torch.cat(chunk.parts), wide, alpha=scale, out=wide)
+        torch._foreach_copy_(chunk.parts, list(chunk.split(wide)))

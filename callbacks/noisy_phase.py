@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
 from abc import abstractmethod
@@ -32,6 +33,7 @@ from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
 from .observation import pixels_per_image
 from .refusals import check_rounding, check_setup
+from .rounding import radius_within
 
 
 class NoisyPhase(CertifiedOperator, base=True):
@@ -43,6 +45,10 @@ class NoisyPhase(CertifiedOperator, base=True):
     user's: any training on retained data keeps the certificate. The user's ``gradient_clip_val`` and
     ``on_before_optimizer_step`` hooks stay active all the time; in the noisy phase they act before the certified
     clip, which makes them harmless.
+
+    Weights are rounded where anything is added to them. All that is clipped is clipped to so much less that distance
+    and shift, with rounding, stay within the account (theory §4, "rounding"). Where rounding would take more than half
+    of a bound, the run is refused.
 
     Checkpoints carry the account, so a run that was cut short can go on; it draws a new secret. Those of the noisy
     phase hold less noise than the certificate promises: they must not leave.
@@ -91,6 +97,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         self.shrink = shrink
         self.optimizer_steps = mechanism.steps
         """Optimiser steps of the noisy phase."""
+        self._radius = mechanism.radius  # until the anchor tells what rounding takes of it
+        self._reach = math.inf
         self._account = NoisyIteration()
         self._taken = 0
         self._handed_back = False
@@ -105,9 +113,17 @@ class NoisyPhase(CertifiedOperator, base=True):
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """All that a step does to the weights before the noise, in place."""
 
+    def allow_for_rounding(self, anchor: Vector) -> None:
+        """Clip to less than what is accounted for, by what rounding can add; a function of anchor and constants alone.
+
+        Raises:
+            MisconfigurationException: if rounding could take more than half.
+        """
+        self._radius = radius_within(self.mechanism.radius, anchor)
+
     def clip_start(self, weights: Vector, anchor: Vector) -> None:
         """Move the weights, in place, to where the account lets them start."""
-        project_(weights, anchor, self.mechanism.radius)
+        project_(weights, anchor, self._radius)
 
     # Order of a run ------------------------------------------------------------------------------------------
 
@@ -130,9 +146,10 @@ class NoisyPhase(CertifiedOperator, base=True):
             check_distinct(exposed, anchor.state)
         self._record["anchor_weights"] = anchor.digest
         self._record["mechanism"] = self.mechanism.constants()
-        weights = list(exposed.values())
+        weights, theta_0 = list(exposed.values()), [anchor.state[name] for name in exposed]
+        self.allow_for_rounding(theta_0)
         with torch.no_grad():
-            self.clip_start(weights, [anchor.state[name] for name in exposed])
+            self.clip_start(weights, theta_0)
         check_rounding(weights, self.mechanism.sigma)
         self._foretell(sum(weight.numel() for weight in weights))
         self._take_over(trainer, module, exposed, anchor)
@@ -151,6 +168,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         anchor = self._same_anchor(module)
         self._reset_statistics()
         check_unexposed(module, list(exposed.values()), anchor.state)
+        self.allow_for_rounding([anchor.state[name] for name in exposed])
         self._take_over(trainer, module, exposed, anchor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -209,7 +227,11 @@ class NoisyPhase(CertifiedOperator, base=True):
     # The noisy phase -----------------------------------------------------------------------------------------
 
     def add_noise(self, weights: Vector) -> None:
-        """Add the noise of one step, the same on every rank, and account for it."""
+        """Add the noise of one step, the same on every rank, and account for it.
+
+        The sum is rounded once. After the last step that is post-processing of it; before, it is counted with the
+        rounding of the step that follows.
+        """
         if self._noise is None or self._taken >= self.mechanism.steps:
             raise RuntimeError(f"{type(self).__name__} draws noise {self.mechanism.steps} times, within a fit")
         self._noise.add_(weights, self._taken, self.mechanism.sigma)
@@ -232,7 +254,9 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._frozen = _digest_of_others(module, exposed)
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
-        self._optimizer = NoisySGD(list(exposed.values()), theta_0, self.update, self.add_noise, self.learning_rate)
+        self._optimizer = NoisySGD(
+            list(exposed.values()), theta_0, self.update, self.add_noise, self.learning_rate, self._reach
+        )
         self._before = Before.of(trainer)
         replaced = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         replaced += [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ Update = Callable[[Vector, Vector, Vector], None]
 """Changes weights in place, given (weights, gradients, anchor); all that a step does before the noise."""
 
 _MARGIN = 1 - 1e-5
-"""Vectors are scaled to this part of a bound: rounding must not lift them above it."""
+"""Vectors are scaled to this part of a bound: rounding of the scaling must not lift them above it.
+
+What rounding does where they are added to weights is held back apart (:mod:`~erode.callbacks.rounding`).
+"""
 
 _CHUNK = 2**16
 """Numbers of a norm that the CPU widens to double precision at once."""
@@ -47,11 +51,13 @@ class NoisySGD(Optimizer):
         update: the mechanism's update.
         add_noise: adds noise to the weights and accounts for it.
         learning_rate: shown to those who log it.
+        reach: norm that the weights cannot exceed, from which it follows what rounding can do to them.
 
     Raises:
         MisconfigurationException: at a step, if something else wrote the weights since the step before.
         FloatingPointError: for a step whose gradient was not finite: at that step, and on a CUDA device, which is not
-            made to wait, some steps later, at a checkpoint or the hand-over, whichever comes first.
+            made to wait, some steps later, at a checkpoint or the hand-over, whichever comes first. So for weights
+            beyond ``reach``.
     """
 
     def __init__(
@@ -61,12 +67,14 @@ class NoisySGD(Optimizer):
         update: Update,
         add_noise: Callable[[Vector], None],
         learning_rate: float = 0.0,
+        reach: float = math.inf,
     ) -> None:
         super().__init__(parameters, {"lr": learning_rate})
         self._weights = list(parameters)
         self._anchor = anchor
         self._update = update
         self._add_noise = add_noise
+        self._reach = reach
         self._finite = DeferredCheck(_not_finite)
         self._steps = 0
         self._versions = self._current_versions()
@@ -110,8 +118,8 @@ class NoisySGD(Optimizer):
         if self._weights[0].is_cuda:
             norm = vector_norm(self._weights)
         else:  # single precision tells that too
-            norm = torch.stack(list(torch._foreach_norm([p.detach() for p in self._weights]))).sum()
-        self._finite.ask(~norm.isfinite())
+            norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm([p.detach() for p in self._weights]))))
+        self._finite.ask(~(norm.isfinite() & (norm <= self._reach)))
 
     def _check_untouched(self) -> None:
         if self._current_versions() != self._versions:
@@ -202,6 +210,9 @@ def clip_(vector: Vector, radius: float) -> None:
 def project_(weights: Vector, anchor: Vector, radius: float) -> None:
     """Move weights, in place, to the ball of ``radius`` around the anchor: ``θ₀ + Π(x - θ₀)``.
 
+    The difference is within ``radius``; adding the anchor rounds, by at most
+    :func:`~erode.callbacks.rounding.rounding_error`.
+
     Example:
         >>> weights = [torch.tensor([3.0, 5.0])]
         >>> project_(weights, [torch.tensor([0.0, 1.0])], radius=1.0)
@@ -215,6 +226,7 @@ def project_(weights: Vector, anchor: Vector, radius: float) -> None:
 
 def _not_finite() -> FloatingPointError:
     return FloatingPointError(
-        "the gradient (or the weights) of the noisy phase is not finite, so the step cannot be certified; "
-        "look for the batch that makes the loss infinite, or lower the learning rate"
+        "the gradient (or the weights) of the noisy phase is not finite, or the weights are further away than clipped "
+        "steps and noise can carry them, so the step cannot be certified; look for the batch that makes the loss "
+        "infinite, lower the learning rate, or look for what else moves the weights"
     )

@@ -17,6 +17,13 @@ from ..ridge import RidgeObjective, noisy_sgd
 from .head_operator import HeadOperator, head_of
 from .noisy_learning import Process, head_digest
 
+_STORED = 2.0**-22
+"""Part of R by which weights of two runs may have moved apart when they were stored in single precision.
+
+At most 2⁻²⁴ R each; as much again covers the rounding of all steps, which are computed in double precision, where
+``ηλ > 1e-8``.
+"""
+
 
 class ProjectedNoisySGD(HeadOperator):
     """Go on with projected noisy SGD on the retained data until what differed has faded into the noise.
@@ -157,7 +164,8 @@ class ProjectedNoisySGD(HeadOperator):
         choices = [whole_ball]
         if self._process is not None:
             self._check_process(self._process)
-            known = {"trained_epochs": self._process.epochs, "start": 0.0, "carried": self._process.carried}
+            carried = self._process.carried + _STORED * self.radius
+            known = {"trained_epochs": self._process.epochs, "start": 0.0, "carried": carried}
             choices.append({"changed": self.changed, **known})
         trials = [NoisySGDMechanism(**shared, **choice, steps=1, sigma=1.0) for choice in choices]
         nearest = min(range(len(choices)), key=lambda index: trials[index].initial_distance())

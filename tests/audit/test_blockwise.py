@@ -41,6 +41,7 @@ def released(operator, start, gradients, secret):
     """Both blocks at the end of all runs, [2, runs]; ``gradients`` maps weights to gradients."""
     weights = [Parameter(torch.full((RUNS,), float(start))) for _ in range(2)]
     anchor = [torch.zeros(RUNS), torch.zeros(RUNS)]
+    operator.allow_for_rounding(anchor)
     with torch.no_grad():
         operator.clip_start(weights, anchor)
     operator._noise = KeyedNoise(secret)

@@ -5,6 +5,7 @@
 | no noise, noise scaled by 0.5 | the empirical lower bound on μ exceeds the certified one |
 | momentum left on, clip before the sum over batches | the same |
 | noise repeated | the spread of the released weights is not the one that was promised |
+| noise repeated, clip before the sum over batches | weights are further away than noise and clipped steps carry them |
 | momentum left on, in the user's own optimiser | the certificate is not issued |
 | clip before all-reduce | two processes do not release what one does |
 | different noise per rank | the ranks are compared before anything is released |
@@ -111,6 +112,13 @@ def scale_noise(monkeypatch, factor):
     monkeypatch.setattr(KeyedNoise, "add_", lambda self, tensors, step, scale: add(self, tensors, step, factor * scale))
 
 
+def refused_for_how_far_it_went(folder, monkeypatch, **settings):
+    """The run itself notices; then it is let on, for the audit to see."""
+    with pytest.raises(FloatingPointError, match="further away than clipped steps and noise can carry them"):
+        audited(folder / "refused", **settings)
+    monkeypatch.setattr(gradient_clipping, "reach", lambda *_: math.inf)
+
+
 def test_no_noise_is_caught(tmp_path, monkeypatch):
     scale_noise(monkeypatch, 0.0)
     assert audited(tmp_path)[0] > MU
@@ -125,6 +133,7 @@ def test_repeated_noise_is_caught(tmp_path, monkeypatch):
     """It hides more in this case, not less; but it is not the noise that was promised: the spread gives it away."""
     key = KeyedNoise._key
     monkeypatch.setattr(KeyedNoise, "_key", lambda self, step, index: key(self, 0, index))
+    refused_for_how_far_it_went(tmp_path, monkeypatch)
     assert not audited(tmp_path)[1]
 
 
@@ -150,6 +159,7 @@ def _clipped(gradient, clip_norm):
 def test_clip_before_the_sum_over_batches_is_caught(tmp_path, monkeypatch):
     """Four accumulated batches, each clipped: nobody clips the sum."""
     clip_each_backward_pass(monkeypatch, Slope, WIDE["clip_norm"])
+    refused_for_how_far_it_went(tmp_path, monkeypatch, accumulate=4)
     assert audited(tmp_path, accumulate=4)[0] > MU
 
 

@@ -193,8 +193,9 @@ def test_requests_follow_one_another(module, tmp_path):
         mechanisms.append(operator.mechanism)
         file = tmp_path / str(total) / "noisy_learning.json"
     first, second = mechanisms
-    assert (first.trained_epochs, first.carried, second.trained_epochs) == (6, 0.0, 8)
-    assert second.carried == pytest.approx(first.initial_distance() * 0.95**6)
+    stored = 2.0**-22 * 30.0  # the head was stored in single precision, and again after the first request
+    assert (first.trained_epochs, first.carried, second.trained_epochs) == (6, stored, 8)
+    assert second.carried == pytest.approx(first.initial_distance() * 0.95**6 + stored, rel=1e-12)
     stale = ProjectedNoisySGD(changed=1, learned=tmp_path / "noisy_learning.json", folder=tmp_path / "x", **shared)
     with pytest.raises(MisconfigurationException, match="belongs to other weights"):
         fit(made, loader(coarse=3, forgotten=3), tmp_path, stale)
@@ -259,6 +260,13 @@ def test_an_anchor_file_of_the_whole_module_does_as_well(module, tmp_path):
 def test_noise_with_a_known_seed_is_not_certified(module, tmp_path):
     fit(module(), loader(forgotten=2), tmp_path, OPERATORS["residual"](seed=1, folder=tmp_path / "out"))
     assert certificate(tmp_path / "out")["issued"] is False
+
+
+def test_a_head_of_low_precision_is_refused(module, tmp_path):
+    made = module()
+    made.head.data = made.head.data.bfloat16()
+    with pytest.raises(MisconfigurationException, match=r"stored as torch\.bfloat16, whose rounding"):
+        fit(made, loader(forgotten=2), tmp_path, OPERATORS["sgd"](folder=tmp_path / "out"))
 
 
 def test_nothing_can_be_resumed(module, tmp_path):

@@ -73,6 +73,27 @@ def test_every_number_gets_noise_of_its_own_whatever_the_memory_format():
     assert stats.kstest(drawn.numpy() / 2, "norm").pvalue > 1e-3
 
 
+def test_noise_is_added_in_double_precision_and_rounded_once():
+    """On both paths: where noise is rounded by itself, the sum is no function of weights plus noise."""
+    weights = [torch.rand(3_000), torch.rand(50, 3)]
+    before = torch.cat([w.flatten() for w in weights]).double()
+    on_cpu, on_device = ([w.clone() for w in weights] for _ in range(2))
+    noise._add_on_cpu(cut(on_cpu, 2**18), [bytes(16)], 0.3)
+    drawn = torch.from_numpy(standard_normal(KeyStream(bytes(16)), len(before)))
+    assert torch.equal(torch.cat([w.flatten() for w in on_cpu]), (before + drawn * 0.3).float())
+    for size in (2**18, 100):  # several parts in a chunk, and one
+        chunks = cut(on_device, size)
+        noise._add_on_device(chunks, [bytes([i]) * 8 for i in range(len(chunks))], 0.3, torch.Generator())
+        drawn = []
+        for i, chunk in enumerate(chunks):
+            generator = torch.Generator().manual_seed(int.from_bytes(bytes([i]) * 8, "little") & (2**63 - 1))
+            drawn.append(torch.empty(chunk.numel, dtype=torch.float64).normal_(generator=generator))
+        assert torch.equal(
+            torch.cat([w.flatten() for w in on_device]), torch.add(before, torch.cat(drawn), alpha=0.3).float()
+        )
+        on_device = [w.clone() for w in weights]
+
+
 def test_a_device_draws_from_torchs_generator():
     """The path of a GPU, walked on the CPU: the same bits each time, Gaussian, and every number its own."""
     first, second = ([torch.zeros(300_000), torch.zeros(9, dtype=torch.float64)] for _ in range(2))
