@@ -118,7 +118,7 @@ def test_segmentation_rows_are_those_of_a_comparison(finished, tmp_path):
 
 
 def test_other_settings_are_refused(out):
-    with pytest.raises(ValueError, match="other settings .*nothing is overwritten"):
+    with pytest.raises(ValueError, match=r"other settings .*nothing is overwritten"):
         main(["traps", *ARGUMENTS, "--steps=4", "--seeds=[0]", f"--out={out}"])
     with pytest.raises(ValueError, match="holds a trap set with other settings"):
         main(["traps", *ARGUMENTS, "--seeds=[0]", "--classifier.lr_scheduler=null", f"--out={out}"])
