@@ -208,6 +208,32 @@ def test_requests_follow_one_another(module, tmp_path):
         ProjectedNoisySGD(changed=1, learned=file, **{**shared, "radius": 4.0})
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.0])
+def test_a_free_phase_ends_the_process_and_keeps_the_certificate(rate, module, tmp_path):
+    """Its steps do not contract as the process does, so the next request may not count on where that would stand."""
+    made = module(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate))
+    setting = {"learning_rate": 1.0, "batch_size": 4, "radius": 30.0}
+    shared = {"samples": IMAGES, "ridge": RIDGE, "epsilon": 4.0, "epochs": 2, **setting}
+    fit(made, loader(coarse=3), tmp_path, NoisyLearning(epochs=6, sigma=0.05, folder=tmp_path, **setting))
+    learned, out = tmp_path / "noisy_learning.json", tmp_path / "1"
+    first = ProjectedNoisySGD(changed=2, learned=learned, folder=out, **shared)
+    with pytest.warns(UserWarning, match="trained on after its noise.*learned=None, which counts the whole ball"):
+        trainer = fit(made, loader(coarse=3, forgotten=2), tmp_path, first, min_steps=5, max_epochs=5)
+    assert trainer.global_step > 0
+    verify(out / "certificate.json", out / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"there is no .*noisy_learning\.json.*learned=None"):
+        ProjectedNoisySGD(changed=1, learned=out / "noisy_learning.json", **shared)
+    if rate:
+        stale = ProjectedNoisySGD(changed=1, learned=learned, folder=tmp_path / "x", **shared)
+        with pytest.raises(MisconfigurationException, match="belongs to other weights"):
+            fit(made, loader(coarse=3, forgotten=3), tmp_path, stale)
+    second = ProjectedNoisySGD(changed=1, folder=tmp_path / "2", **shared)
+    fit(made, loader(coarse=3, forgotten=3), tmp_path, second)
+    assert second.mechanism.initial_distance() == 60.0
+    third = ProjectedNoisySGD(changed=1, learned=tmp_path / "2" / "noisy_learning.json", **shared).mechanism
+    assert (third.trained_epochs, third.carried) == (2, pytest.approx(60.0 * 0.95**6))
+
+
 def test_the_whole_ball_is_counted_where_nothing_is_known_or_it_is_nearer():
     free = OPERATORS["sgd"]().mechanism
     assert (free.start, free.trained_epochs, free.initial_distance()) == (6.0, 0, 6.0)
