@@ -34,7 +34,8 @@ class ProjectedNoisySGD(HeadOperator):
 
     Args:
         samples: n, images of the training set.
-        changed: m, images of which any label changed with this request.
+        changed: m, images that changed, or of which any label did, with this request. With ``learned`` they are
+            counted, and more than m are refused; without, nothing depends on it.
         epsilon: ε asked for; None if ``sigma`` is given with a number of epochs.
         delta: δ.
         epochs: K >= 1, or ``auto``: the fewest that reach ``epsilon`` with ``sigma``.
