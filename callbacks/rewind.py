@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -43,12 +43,14 @@ class Rewind(UnlearningOperator):
             DataModule.
         atoms: for image ids: what to take back of each (image = everything).
         batch_atoms: for loaders of someone else's, see :class:`~erode.callbacks.atoms.AtomReader`.
+        unrecorded: ids of the request that neither a ledger in ``checkpoints`` nor the split of the DataModule names,
+            by your word as they should; others are refused as misspelt. ``all`` = any may.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
     Raises:
-        ValueError: if the request names nothing.
-        MisconfigurationException: before the first step, if no checkpoint is eligible, or the retain view would serve
-            what has to be forgotten; at a batch that holds such an atom.
+        ValueError: if the request names nothing, or by other than strings.
+        MisconfigurationException: before the first step, if no checkpoint is eligible, nothing knows an image of the
+            request, or the retain view would serve what has to be forgotten; at a batch that holds such an atom.
 
     Example:
         >>> Rewind("runs/fit-0", request=["scan 3"]).card.guarantee
@@ -76,6 +78,7 @@ class Rewind(UnlearningOperator):
         request: str | Path | list[str] | None = None,
         atoms: RequestedAtoms = "image",
         batch_atoms: Atoms | None = None,
+        unrecorded: list[str] | Literal["all"] | None = None,
         folder: str | Path | None = None,
     ) -> None:
         super().__init__(folder)
@@ -83,6 +86,7 @@ class Rewind(UnlearningOperator):
         self.request = request
         self.atoms = atoms
         self.batch_atoms = batch_atoms
+        self.unrecorded = unrecorded
         self._reader = AtomReader(batch_atoms)
         self._asked = None if request is None else ForgetRequest.of(request, atoms)
         self._wanted: ForgetRequest | None = self._asked
@@ -100,8 +104,11 @@ class Rewind(UnlearningOperator):
             self._check_served(self._wanted, split)
         if self._resumed:
             return
+        known = () if split is None else (*split.fine, *split.coarse)
         try:
-            self._found = find_unexposed(self.checkpoints, self._wanted, like=tensors_of(module))
+            self._found = find_unexposed(
+                self.checkpoints, self._wanted, tensors_of(module), known=known, unrecorded=self.unrecorded or ()
+            )
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
 
