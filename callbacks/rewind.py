@@ -50,7 +50,8 @@ class Rewind(UnlearningOperator):
     Raises:
         ValueError: if the request names nothing, or by other than strings.
         MisconfigurationException: before the first step, if no checkpoint is eligible, nothing knows an image of the
-            request, or the retain view would serve what has to be forgotten; at a batch that holds such an atom.
+            request, or the retain view would serve what has to be forgotten; for a checkpoint of a run with another
+            request; at a batch that holds such an atom.
 
     Example:
         >>> Rewind("runs/fit-0", request=["scan 3"]).card.guarantee
@@ -93,6 +94,7 @@ class Rewind(UnlearningOperator):
         self._found: Found | None = None
         self._loaded: Ledger | None = None
         self._recorder: Recorder | None = None
+        self._release: Ledger | None = None
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse a request that nothing in the folder answers, and data that would teach it again."""
@@ -132,8 +134,21 @@ class Rewind(UnlearningOperator):
         self._found = Found(self._found.path, self._found.ledger, {}, self._found.proof)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
-        """Keep the checkpoint's weights and its ledger."""
+        """Keep the checkpoint's weights and its ledger, if that is a run for this very request."""
         assert self._loaded is not None
+        assert self._wanted is not None
+        if self._record.get("request_digest") != self._wanted.digest:
+            raise MisconfigurationException(
+                f"{trainer.ckpt_path} comes from a run with another request, {self._record.get('request')}; this one "
+                f"asks for {self._wanted.describe()}. Resume with the request of the run that was cut short (did its "
+                "file change since?), or start anew"
+            )
+        why = self._loaded.why_exposed(self._wanted.limits)
+        if why is not None:
+            raise MisconfigurationException(
+                f"the weights of {trainer.ckpt_path} were exposed to the request: {why}; start anew from "
+                f"{self.checkpoints}"
+            )
         self._keep_statistics()
         self._recorder = Recorder(self._loaded, module, episode_of(trainer, source_of(self._reader)))
 
@@ -142,7 +157,20 @@ class Rewind(UnlearningOperator):
         return self._loaded if self._resumed or self._found is None else self._found.ledger
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """State the guarantee, and on what it rests."""
+        """State the guarantee, and on what it rests, once the ledger of these very weights proves it.
+
+        Raises:
+            MisconfigurationException: if it does not; then nothing is released.
+        """
+        assert self._recorder is not None
+        assert self._wanted is not None
+        self._release = self._recorder.ledger(tensors_of(module))
+        why = self._release.why_exposed(self._wanted.limits)
+        if why is not None:
+            raise MisconfigurationException(
+                f"nothing is released: by its ledger the run ends in weights that were exposed to the request: {why}; "
+                f"start anew from {self.checkpoints}, and let nothing but training change what the module holds"
+            )
         return {"epsilon": 0.0, "delta": 0.0, "ledger": FILE_NAME, "assumptions": list(EXACT_ASSUMPTIONS)}
 
     # Order of a run ------------------------------------------------------------------------------------------
@@ -173,15 +201,13 @@ class Rewind(UnlearningOperator):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights and record, and the ledger beside them."""
         super().on_train_end(trainer, pl_module)
-        if self._recorder is not None and self.released:
-            ledger = self._recorder.ledger(tensors_of(pl_module))
-            if trainer.is_global_zero:
-                ledger.save(self.release_folder / FILE_NAME)
+        if self._release is not None and self.released and trainer.is_global_zero:
+            self._release.save(self.release_folder / FILE_NAME)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the account."""
         super().teardown(trainer, pl_module, stage)
-        self._recorder = self._found = self._loaded = None
+        self._recorder = self._found = self._loaded = self._release = None
 
     def _count(self, trainer: Trainer, module: LightningModule, batch: Any, training: bool) -> None:
         assert self._recorder is not None

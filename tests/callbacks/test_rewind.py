@@ -210,6 +210,69 @@ def test_a_second_request_finds_the_release_of_the_first(trained, tmp_path):
         find_unexposed(tmp_path / "1", ForgetRequest.of(["e"]))
 
 
+class Cut(pl.Callback):
+    """The run breaks off after its second step."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            raise RuntimeError("power cut")
+
+
+@pytest.fixture
+def cut_short(trained, tmp_path):
+    """A run that rewound for a split and was cut short: its checkpoint, and the file of the split."""
+    split = ForgetSplit.given(["b"], ["c", "d"], coarsening={}).save(tmp_path / "split.json")
+    kept = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    data = loader(("e", "outside"), ("f", "outside"), ("g", "outside"))
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(Module(), data, tmp_path, Rewind(trained, split), kept, Cut())
+    return tmp_path / "kept" / "step=1.ckpt", split
+
+
+def test_a_run_that_was_cut_short_goes_on_for_the_same_request(trained, cut_short, tmp_path):
+    path, split = cut_short
+    fit(Module(), loader(("b", "outside")), tmp_path, Rewind(trained, split), max_steps=3, ckpt_path=path)
+    ledger = read_ledger(tmp_path / "unlearned" / "weights.safetensors")
+    assert set(ledger.exposure.levels) == {"a", "b", "e"}
+    assert ledger.why_exposed(ForgetRequest.of(split).limits) is None
+
+
+def test_a_run_does_not_go_on_for_another_request(trained, cut_short, tmp_path):
+    """The file of the split may be another by then, and the record would still name the first."""
+    path, split = cut_short
+    split.unlink()
+    ForgetSplit.given(["b", "c"], ["e"], coarsening={}).save(split)
+    data = loader(("b", "outside"), ("c", "foreground"))
+    with pytest.raises(
+        MisconfigurationException, match=r"another request, 3 images .*: b, c, d; .* 3 images .*: b, c, e"
+    ):
+        fit(Module(), data, tmp_path, Rewind(trained, split), max_steps=3, ckpt_path=path)
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+def test_a_run_does_not_go_on_from_weights_that_nothing_proves(trained, cut_short, tmp_path):
+    path, split = cut_short
+    content = torch.load(path, weights_only=True)
+    del content["erode_ledger"]
+    torch.save(content, tmp_path / "bare.ckpt")
+    with pytest.raises(
+        MisconfigurationException, match=r"bare\.ckpt were exposed to the request: .*history is unknown"
+    ):
+        fit(Module(), loader(("e", "outside")), tmp_path, Rewind(trained, split), max_steps=3,
+            ckpt_path=tmp_path / "bare.ckpt")  # fmt: skip
+
+
+def test_what_its_own_ledger_does_not_prove_is_not_released(trained, tmp_path):
+    class Meddle(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            module.register_buffer("remembered", torch.ones(3))
+
+    with pytest.raises(MisconfigurationException, match=r"nothing is released: .* exposed to the request: .*unknown"):
+        fit(Module(), loader(("e", "outside")), tmp_path, Rewind(trained, ["d"]), Meddle())
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+    assert json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())["completed"] is False
+
+
 def test_the_loader_must_not_teach_it_again(trained, tmp_path):
     with pytest.raises(MisconfigurationException, match=r"training loader serves what has to be forgotten.*of 'c'"):
         fit(Module(), loader(("a", "outside"), ("c", "image")), tmp_path, Rewind(trained, ["c", "d"]))
