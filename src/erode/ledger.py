@@ -104,8 +104,8 @@ class Ledger:
         weights: :func:`~erode.weights.state_digest` of the weights it belongs to.
         exposures: exposure of each parameter and persistent buffer.
         steps: training batches since the weights were initialised; orders checkpoints.
-        episodes: the runs they came through, oldest first: plain data on view, split and where the atoms were
-            read from.
+        episodes: the runs they came through, oldest first: plain data on view, split, where the atoms were read from,
+            and what the run's own batches held.
 
     Example:
         >>> import torch
@@ -148,6 +148,21 @@ class Ledger:
     def digest(self) -> str:
         """SHA-256 of everything it says."""
         return str(self.content()["digest"])
+
+    @property
+    def last_run(self) -> tuple[Exposure, bool]:
+        """What the batches of the last run held, whatever its start had seen, and whether that is all of them.
+
+        A run that was resumed has an episode for each part; where one says nothing, the account is not whole.
+        """
+        held = Exposure()
+        for episode in reversed(self.episodes):
+            if "held" not in episode:
+                break
+            held = held | Exposure.parse(episode["held"])
+            if not episode.get("resumed", True):
+                return held, True
+        return held, False
 
     def why_exposed(self, limits: Mapping[str, Level]) -> str | None:
         """Why these weights are exposed to a request, naming a tensor; None = they are not.
