@@ -1,6 +1,7 @@
 """Convex heads within real fits: what is released hides the start, and nothing is promised in vain."""
 
 import json
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
@@ -10,11 +11,12 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from erode.accounting import newton_distance, residual_distance
+from erode.accounting import newton_distance, residual_distance, residual_floor
 from erode.batch import FIELDS, NO_PRIOR, Role
 from erode.callbacks import NewtonStep, NoisyLearning, ProjectedNoisySGD, ResidualCertificate
 from erode.certificate import VerificationError
 from erode.lightning_modules import PixelHead, SegmentationModule
+from erode.ridge import minimise
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights
 
@@ -152,10 +154,11 @@ def test_before_the_noise_the_head_is_within_the_distance_that_is_accounted_for(
     )
 
 
-def test_a_gradient_that_stays_above_the_tolerance_is_not_certified(module, tmp_path):
+def test_a_gradient_that_stays_above_the_tolerance_is_not_certified(module, tmp_path, monkeypatch):
+    """The search may take no step, as one that is not done after its hundredth."""
+    monkeypatch.setattr("erode.callbacks.residual_certificate.minimise", partial(minimise, max_steps=0))
     made = trained(module, loader(coarse=2), tmp_path)
-    fit(made, loader(coarse=2, forgotten=2), tmp_path, OPERATORS["residual"](tolerance=1e-300, sigma=1.0, epsilon=None,
-        folder=tmp_path / "out"))  # fmt: skip
+    fit(made, loader(coarse=2, forgotten=2), tmp_path, OPERATORS["residual"](folder=tmp_path / "out"))
     content = certificate(tmp_path / "out")
     assert content["issued"] is False
     assert "did not come below tolerance" in content["why_not"]
@@ -303,6 +306,14 @@ def test_noise_of_the_residual_certificate_is_a_tolerance():
     operator = ResidualCertificate(epsilon=1.0, delta=1e-7, tolerance=1e-9, ridge=1e-3)
     assert operator.mechanism.sigma < 1e-5
     assert operator.mechanism.initial_distance() == residual_distance(tolerance=1e-9, ridge=1e-3)
+
+
+@pytest.mark.parametrize("given", [{"epsilon": 1.0}, {"epsilon": None, "sigma": 1.0}])
+def test_a_tolerance_that_double_precision_cannot_measure_is_refused(given):
+    floor = residual_floor(ridge=RIDGE)
+    ResidualCertificate(**given, delta=1e-5, tolerance=floor, ridge=RIDGE)
+    with pytest.raises(ValueError, match=r"tolerance = 1\.34e-12 is below 1\.34e-12, .* rounding .*; raise tol"):
+        ResidualCertificate(**given, delta=1e-5, tolerance=0.999 * floor, ridge=RIDGE)
 
 
 def test_a_head_refused_after_its_noise_was_drawn_leaves_no_certified_checkpoint(module, tmp_path):

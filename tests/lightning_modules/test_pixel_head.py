@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from torch import nn
 from torch.utils.data import DataLoader
 
+from erode.accounting import residual_floor
 from erode.batch import FIELDS, NO_PRIOR, Role
 from erode.callbacks import GradientClipping
 from erode.lightning_modules import PixelHead
@@ -211,3 +212,29 @@ def test_an_image_is_a_mean_of_its_pixels_whatever_its_neighbours_are(dtype):
             RidgeObjective([Atoms(features, targets, weight, pixels)], [4], 0.1)
     with pytest.raises(ValueError, match=r"images = \[3\] says .* those of \[4\]"):
         RidgeObjective([Atoms(features, targets, weight, counts)], [3], 0.1)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps >= np.finfo(float).eps, reason="nothing wider than double to compare")
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("ridge", [1.0, 1e-2, 1e-4, 1e-6])
+def test_rounding_of_the_gradient_is_small_against_the_least_tolerance(ridge, noisy):
+    """The residual certificate rests on the true norm, and double precision measures another one."""
+    generator = torch.Generator().manual_seed(0)
+    size, images = 60_000, 20
+    features = torch.nn.functional.normalize(torch.randn(size, 9, generator=generator), dim=1) * 0.99
+    scores = features[:, :3] + noisy * torch.randn(size, 3, generator=generator)
+    targets = nn.functional.one_hot(scores.argmax(1), 3).float()
+    weight = torch.full((size,), images / size, dtype=torch.float64)
+    objective = RidgeObjective(
+        [Atoms(features, targets, weight, torch.full((images,), size // images))], [images], ridge
+    )
+    floor = residual_floor(ridge=ridge)
+    weights, norm, _ = minimise(objective, torch.zeros(3, 9).double(), floor)
+    assert norm <= floor
+    wide = [t.double().numpy().astype(np.longdouble) for t in (features, targets, weight, weights)]
+    phi, q, share, w = wide
+    p = np.exp(phi @ w.T)
+    p /= p.sum(1, keepdims=True)
+    exact = ((p - q) * share[:, None]).T @ phi / images + np.longdouble(ridge) * w
+    error = objective.gradient(weights).numpy() - exact
+    assert 0 < np.linalg.norm(error.astype(float)) < floor / 100
