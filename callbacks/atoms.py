@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from ..batch import NO_PRIOR, Role
-from ..ledger import Exposure, Level, union
+from ..ledger import Exposure, Level, check_ids, union
 from ..masks import ForgetSplit, View
 
 Atoms = Callable[[Any], Mapping[str, str]] | Mapping[str, Sequence[str]]
@@ -29,10 +29,11 @@ class AtomReader:
 
     Args:
         atoms: for loaders of someone else's: a function from a batch to the name of the level
-            (:class:`~erode.ledger.Level`) of each image id in it, or image ids by level that any batch may hold.
+            (:class:`~erode.ledger.Level`) of each image id in it, or image ids by level that any batch may hold. Ids
+            are strings, as in requests.
 
     Raises:
-        ValueError: if ``atoms`` names no level.
+        ValueError: if ``atoms`` names no level, or an id is not a string.
 
     Example:
         >>> AtomReader()({"image": None, "atoms": ["forget:a", "outside:b"]}).content()["FORGET"]
@@ -45,6 +46,8 @@ class AtomReader:
         if callable(atoms):
             self._function = atoms
         elif atoms is not None:
+            for names in atoms.values():
+                check_ids(names, "atoms=")
             self._declared = Exposure({name: _level(level) for level, names in atoms.items() for name in names})
 
     def __call__(self, batch: Any, data: Any = None, training: bool = True) -> Exposure:
@@ -56,12 +59,14 @@ class AtomReader:
             training: whether it is a training batch.
 
         Raises:
-            MisconfigurationException: if nothing says which atoms it holds.
+            MisconfigurationException: if nothing says which atoms it holds, or an id is not a string.
         """
         if self._declared is not None:
             return self._declared
         if self._function is not None:
-            return Exposure({name: _level(level) for name, level in self._function(batch).items()})
+            levels = self._function(batch)
+            _check_ids(levels, "the function atoms=")
+            return Exposure({name: _level(level) for name, level in levels.items()})
         return _read(batch, data, training)
 
 
@@ -76,8 +81,13 @@ def _read(batch: Any, data: Any, training: bool) -> Exposure:
         return union(_read(part, data, training) for part in parts)
     if isinstance(batch, Mapping) and "atoms" in batch:
         pairs = [str(entry).partition(":") for entry in batch["atoms"]]
+        if nameless := [level for level, _, name in pairs if not name]:
+            raise MisconfigurationException(
+                f"the entry 'atoms' of a batch holds {nameless[0]!r}, which names no image; each is 'LEVEL:id'"
+            )
         return union(Exposure({name: _level(level)}) for level, _, name in pairs)
     if isinstance(batch, Mapping) and "id" in batch:
+        _check_ids(batch["id"], "the entry 'id' of a batch")
         if {"role", "mask"} <= batch.keys():
             return _of_roles(batch, data, training)
         if set(batch) <= _NO_LABELS:
@@ -108,6 +118,13 @@ def _of_roles(batch: Mapping[str, Any], data: Any, training: bool) -> Exposure:
         fitted_on = Exposure(unknown=True) if split is None else Exposure(dict.fromkeys(split.fine, Level.FOREGROUND))
         seen = seen | fitted_on
     return seen
+
+
+def _check_ids(names: Collection[Any], where: str) -> None:
+    try:
+        check_ids(names, where)
+    except ValueError as error:
+        raise MisconfigurationException(str(error)) from error
 
 
 def _served(view: View, fine: frozenset[str]) -> Callable[[str], Level]:

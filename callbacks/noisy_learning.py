@@ -61,6 +61,11 @@ class Process:
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ValueError(
+                f"there is no {path}: NoisyLearning and ProjectedNoisySGD write it unless the head was trained on "
+                "after them (min_steps, min_epochs); without it give learned=None, which counts the whole ball"
+            ) from None
         except (OSError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no {FILE} of a NoisyLearning or ProjectedNoisySGD run: {error}") from error
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..accounting import pnsgd_epochs
@@ -15,7 +16,7 @@ from ..mechanisms import NoisySGDMechanism
 from ..operator_card import OperatorCard
 from ..ridge import RidgeObjective, noisy_sgd
 from .head_operator import HeadOperator, head_of
-from .noisy_learning import Process, head_digest
+from .noisy_learning import FILE, Process, head_digest
 
 _STORED = 2.0**-22
 """Part of R by which weights of two runs may have moved apart when they were stored in single precision.
@@ -31,18 +32,21 @@ class ProjectedNoisySGD(HeadOperator):
     ``w ← Π_R(w - η ∇F_B(w) + σξ)``, fixed cyclic batches. With ``learned``, the file of a
     :class:`~erode.callbacks.NoisyLearning` run or of an earlier request, the start is known to be within Z of a model
     that never saw the forget set, however long it was trained; several requests add up by ``Z ← c^{Kn/b} Z + Z_B``.
-    Without it, or where it is smaller, the diameter 2R of the ball is used, which holds for any start.
+    Without it, or where it is smaller, the diameter 2R of the ball is used, which holds for any start. A free phase
+    (``min_steps``, ``min_epochs``) keeps the certificate, but ends the process: its steps need not contract, so no file
+    is written, and the next request counts the ball.
 
     Guarantee: certified (ε, δ), for a strongly convex head, compared with the same process on the retained data.
     Stores the features of the training set while it runs. One pass over them per epoch.
 
     Args:
         samples: n, images of the training set.
-        changed: m, images of which any label changed with this request.
+        changed: m, images that changed, or of which any label did, with this request. With ``learned`` they are
+            counted, and more than m are refused; without, nothing depends on it.
         epsilon: ε asked for; None if ``sigma`` is given with a number of epochs.
         delta: δ.
         epochs: K >= 1, or ``auto``: the fewest that reach ``epsilon`` with ``sigma``.
-        learned: ``noisy_learning.json`` that belongs to the weights.
+        learned: ``noisy_learning.json`` that belongs to the weights; None = nothing is known of how they were learnt.
         learning_rate: η, at most ``1/(1/2 + λ)``.
         ridge: λ of the module.
         batch_size: b.
@@ -117,6 +121,7 @@ class ProjectedNoisySGD(HeadOperator):
         self.sigma = sigma
         self._process = None if learned is None else Process.load(learned)
         self._images: list[int] = []
+        self._ended_in = ""
         super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, seed, folder)
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
@@ -139,18 +144,33 @@ class ProjectedNoisySGD(HeadOperator):
             learning_rate=self.learning_rate, radius=self.radius, add_noise=self.add_noise,
         )  # fmt: skip
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run the process, and note the head that it ends in."""
+        super().on_train_start(trainer, pl_module)
+        self._ended_in = head_digest(head_of(pl_module, type(self).__name__))
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Release, and say where the process stands for the next request."""
+        """Release, and say where the process stands for the next request, if it still stands there."""
         super().on_train_end(trainer, pl_module)
-        if self.released and trainer.is_global_zero:
-            mechanism = self.mechanism
-            assert isinstance(mechanism, NoisySGDMechanism)
-            Process(
-                learning_rate=self.learning_rate, ridge=self.ridge, samples=self.samples, batch_size=self.batch_size,
-                radius=self.radius, sigma=mechanism.sigma, carried=mechanism.left(),
-                epochs=mechanism.trained_epochs + mechanism.steps // mechanism.batches,
-                weights=head_digest(head_of(pl_module, type(self).__name__)), images=self._images,
-            ).save(self._release_to)  # fmt: skip
+        if not self.released or not trainer.is_global_zero:
+            return
+        # A step counts even where it moved nothing: whether it did depends on the data, and so would the next noise.
+        stepped = trainer.global_step > self._record["first_step"]
+        if stepped or head_digest(head_of(pl_module, type(self).__name__)) != self._ended_in:
+            rank_zero_warn(
+                "the head was trained on after its noise, so it is not where the process of projected noisy SGD ended: "
+                f"the certificate stands, but no {FILE} is written to {self._release_to}. Give the next request "
+                "learned=None, which counts the whole ball, or leave out min_steps and min_epochs"
+            )
+            return
+        mechanism = self.mechanism
+        assert isinstance(mechanism, NoisySGDMechanism)
+        Process(
+            learning_rate=self.learning_rate, ridge=self.ridge, samples=self.samples, batch_size=self.batch_size,
+            radius=self.radius, sigma=mechanism.sigma, carried=mechanism.left(),
+            epochs=mechanism.trained_epochs + mechanism.steps // mechanism.batches, weights=self._ended_in,
+            images=self._images,
+        ).save(self._release_to)  # fmt: skip
 
     def _mechanism(self) -> NoisySGDMechanism:
         shared: dict[str, Any] = {

@@ -88,7 +88,7 @@ class Recorder:
             state_digest(state),
             {name: learnt if name in touched else before[name] for name in state},
             self._history.steps + self._batches,
-            (*self._history.episodes, {**self._episode, "batches": self._batches}),
+            (*self._history.episodes, {**self._episode, "batches": self._batches, "held": seen.content()}),
         )
 
     @staticmethod
@@ -120,6 +120,7 @@ def episode_of(trainer: Trainer, source: str) -> dict[str, Any]:
         "view": None if view is None else str(view),
         "split": None if split is None else split.digest,
         "atoms_read_from": source,
+        "resumed": trainer.ckpt_path is not None,
     }
 
 

@@ -27,7 +27,8 @@ class ResidualCertificate(HeadOperator):
     Args:
         epsilon: ε asked for; None if ``sigma`` is given.
         delta: δ.
-        tolerance: τ > 0, fixed before the data are seen.
+        tolerance: τ, fixed before the data are seen; one that double precision cannot measure is refused
+            (:func:`~erode.accounting.residual_floor`).
         ridge: λ of the module; the guarantee rests on it, so it is given here too.
         reference: see :data:`~erode.accounting.ConvexReference`.
         anchor: see :class:`~erode.callbacks.head_operator.HeadOperator`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -43,12 +43,15 @@ class Rewind(UnlearningOperator):
             DataModule.
         atoms: for image ids: what to take back of each (image = everything).
         batch_atoms: for loaders of someone else's, see :class:`~erode.callbacks.atoms.AtomReader`.
+        unrecorded: ids of the request that neither a ledger in ``checkpoints`` nor the split of the DataModule names,
+            by your word as they should; others are refused as misspelt. ``all`` = any may.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
     Raises:
-        ValueError: if the request names nothing.
-        MisconfigurationException: before the first step, if no checkpoint is eligible, or the retain view would serve
-            what has to be forgotten; at a batch that holds such an atom.
+        ValueError: if the request names nothing, or by other than strings.
+        MisconfigurationException: before the first step, if no checkpoint is eligible, nothing knows an image of the
+            request, or the retain view would serve what has to be forgotten; for a checkpoint of a run with another
+            request; at a batch that holds such an atom.
 
     Example:
         >>> Rewind("runs/fit-0", request=["scan 3"]).card.guarantee
@@ -76,6 +79,7 @@ class Rewind(UnlearningOperator):
         request: str | Path | list[str] | None = None,
         atoms: RequestedAtoms = "image",
         batch_atoms: Atoms | None = None,
+        unrecorded: list[str] | Literal["all"] | None = None,
         folder: str | Path | None = None,
     ) -> None:
         super().__init__(folder)
@@ -83,12 +87,14 @@ class Rewind(UnlearningOperator):
         self.request = request
         self.atoms = atoms
         self.batch_atoms = batch_atoms
+        self.unrecorded = unrecorded
         self._reader = AtomReader(batch_atoms)
         self._asked = None if request is None else ForgetRequest.of(request, atoms)
         self._wanted: ForgetRequest | None = self._asked
         self._found: Found | None = None
         self._loaded: Ledger | None = None
         self._recorder: Recorder | None = None
+        self._release: Ledger | None = None
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse a request that nothing in the folder answers, and data that would teach it again."""
@@ -100,8 +106,11 @@ class Rewind(UnlearningOperator):
             self._check_served(self._wanted, split)
         if self._resumed:
             return
+        known = () if split is None else (*split.fine, *split.coarse)
         try:
-            self._found = find_unexposed(self.checkpoints, self._wanted, like=tensors_of(module))
+            self._found = find_unexposed(
+                self.checkpoints, self._wanted, tensors_of(module), known=known, unrecorded=self.unrecorded or ()
+            )
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
 
@@ -125,8 +134,21 @@ class Rewind(UnlearningOperator):
         self._found = Found(self._found.path, self._found.ledger, {}, self._found.proof)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
-        """Keep the checkpoint's weights and its ledger."""
+        """Keep the checkpoint's weights and its ledger, if that is a run for this very request."""
         assert self._loaded is not None
+        assert self._wanted is not None
+        if self._record.get("request_digest") != self._wanted.digest:
+            raise MisconfigurationException(
+                f"{trainer.ckpt_path} comes from a run with another request, {self._record.get('request')}; this one "
+                f"asks for {self._wanted.describe()}. Resume with the request of the run that was cut short (did its "
+                "file change since?), or start anew"
+            )
+        why = self._loaded.why_exposed(self._wanted.limits)
+        if why is not None:
+            raise MisconfigurationException(
+                f"the weights of {trainer.ckpt_path} were exposed to the request: {why}; start anew from "
+                f"{self.checkpoints}"
+            )
         self._keep_statistics()
         self._recorder = Recorder(self._loaded, module, episode_of(trainer, source_of(self._reader)))
 
@@ -135,7 +157,20 @@ class Rewind(UnlearningOperator):
         return self._loaded if self._resumed or self._found is None else self._found.ledger
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """State the guarantee, and on what it rests."""
+        """State the guarantee, and on what it rests, once the ledger of these very weights proves it.
+
+        Raises:
+            MisconfigurationException: if it does not; then nothing is released.
+        """
+        assert self._recorder is not None
+        assert self._wanted is not None
+        self._release = self._recorder.ledger(tensors_of(module))
+        why = self._release.why_exposed(self._wanted.limits)
+        if why is not None:
+            raise MisconfigurationException(
+                f"nothing is released: by its ledger the run ends in weights that were exposed to the request: {why}; "
+                f"start anew from {self.checkpoints}, and let nothing but training change what the module holds"
+            )
         return {"epsilon": 0.0, "delta": 0.0, "ledger": FILE_NAME, "assumptions": list(EXACT_ASSUMPTIONS)}
 
     # Order of a run ------------------------------------------------------------------------------------------
@@ -166,15 +201,13 @@ class Rewind(UnlearningOperator):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights and record, and the ledger beside them."""
         super().on_train_end(trainer, pl_module)
-        if self._recorder is not None and self.released:
-            ledger = self._recorder.ledger(tensors_of(pl_module))
-            if trainer.is_global_zero:
-                ledger.save(self.release_folder / FILE_NAME)
+        if self._release is not None and self.released and trainer.is_global_zero:
+            self._release.save(self.release_folder / FILE_NAME)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the account."""
         super().teardown(trainer, pl_module, stage)
-        self._recorder = self._found = self._loaded = None
+        self._recorder = self._found = self._loaded = self._release = None
 
     def _count(self, trainer: Trainer, module: LightningModule, batch: Any, training: bool) -> None:
         assert self._recorder is not None

@@ -186,18 +186,21 @@ class PixelHead(SegmentationModule):
 
     def _atoms(self, batch: dict[str, Any]) -> Atoms:
         targets, known = soft_targets(batch, self.num_classes)
-        count = known.flatten(1).sum(1).clamp(min=1).view(-1, *[1] * (known.ndim - 1))
+        pixels = known.flatten(1).sum(1)
+        count = pixels.clamp(min=1).view(-1, *[1] * (known.ndim - 1))
         features = self.network.features(batch["image"])
         return Atoms(
             features.movedim(1, -1)[known].float(),
             targets.movedim(1, -1)[known],
             (1 / count.double()).expand(known.shape)[known],
+            pixels,
         )
 
     def _empty(self) -> Atoms:
         features = torch.empty(0, self.head.shape[1], device=self.device)
         targets = torch.empty(0, self.num_classes, device=self.device)
-        return Atoms(features, targets, torch.empty(0, dtype=torch.float64, device=self.device))
+        none = torch.empty(0, device=self.device)
+        return Atoms(features, targets, none.double(), none.long())
 
     def _total(self, tensor: Tensor) -> Tensor:
         summed: Tensor = self.trainer.strategy.reduce(tensor.clone(), reduce_op="sum")

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.accounting import gdp_delta, gdp_epsilon
-from erode.callbacks import ExposureLedger, OutputPerturbation
+from erode.callbacks import ExposureLedger, GradientClipping, OutputPerturbation
 from erode.ledger import Ledger, Level, read_ledger
 from erode.masks import ForgetSplit
 from erode.requests import ForgetRequest
@@ -46,13 +46,13 @@ def items(poisoned=frozenset()):
         yield {"x": -9 * x if name in poisoned else x, "y": torch.tensor(number % 2), "atoms": f"foreground:{name}"}
 
 
-def fit(module, data, folder, *callbacks, max_steps=-1):
+def fit(module, data, folder, *callbacks, max_steps=-1, **options):
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, max_steps=max_steps, max_epochs=1 if max_steps < 0 else -1, logger=False,
         callbacks=list(callbacks), default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
     )  # fmt: skip
-    trainer.fit(module, DataLoader(list(data), batch_size=1))
+    trainer.fit(module, None if data is None else DataLoader(list(data), batch_size=1), **options)
     return module
 
 
@@ -102,7 +102,8 @@ def test_fifty_requests(tmp_path):
             release = certified(out, folder / "weights.safetensors", epsilon=1 + number / 10)
             content = json.loads((release / "certificate.json").read_text())
             mus.append(content["claim"]["mu"])
-            stream.answer_certified([name], release / "weights.safetensors", release / "certificate.json")
+            entry = stream.answer_certified([name], release / "weights.safetensors", release / "certificate.json")
+            assert entry["evidence"]["batches"] == "by the owner's word"  # no ledger in that run
         else:
             mus.append(0.0)
             weights = restore_to(folder, ForgetRequest.union([ForgetRequest.of([n]) for n in forgotten]), out)
@@ -154,6 +155,113 @@ def test_a_release_that_saw_an_earlier_request_is_refused(tmp_path):
     split = ForgetSplit.given(["i0"], ["i60"], coarsening={})
     stream.answer_exact(split, tmp_path / "1" / "weights.safetensors")
     assert stream.forgotten.limits["i60"] == Level.FOREGROUND
+
+
+def unlearned(folder, start, retained, *callbacks, steps=30, **options):
+    """A certified run on some of the images."""
+    module = Module()
+    load_weights(module, start)
+    operator = OutputPerturbation(epsilon=1.0, delta=1e-7, radius=0.1)
+    fit(module, retained, folder, *(callbacks or (ExposureLedger(), operator)), max_steps=steps, **options)
+    return folder / "unlearned"
+
+
+def without(*names):
+    return [item for item in list(items())[:20] if item["atoms"].removeprefix("foreground:") not in names]
+
+
+@pytest.mark.filterwarnings("ignore:the history of these weights is unknown")
+def test_a_certified_run_that_trained_on_a_request_is_refused(tmp_path):
+    """Noise hides where a run began, not what its own batches teach it."""
+    start = trained(tmp_path / "trained") / "weights.safetensors"
+    stream = RequestStream(tmp_path / "requests.json")
+    again = unlearned(tmp_path / "again", start, without())
+    with pytest.raises(ValueError, match=r"trained on what had to be forgotten by now, .*it saw FOREGROUND of 'i5'"):
+        stream.answer_certified(["i5"], again / "weights.safetensors", again / "certificate.json")
+    first = unlearned(tmp_path / "first", start, without("i5"))
+    entry = stream.answer_certified(["i5"], first / "weights.safetensors", first / "certificate.json")
+    assert entry["evidence"]["batches"] == read_ledger(first / "ledger.json").digest
+    assert entry["guarantee"].endswith("By the owner's word: the run began at a fresh start.")
+    second = unlearned(tmp_path / "second", start, without("i7"))
+    with pytest.raises(ValueError, match=r"it saw FOREGROUND of 'i5'"):
+        stream.answer_certified(["i7"], second / "weights.safetensors", second / "certificate.json")
+    (second / "ledger.json").write_text((first / "ledger.json").read_text())
+    with pytest.raises(ValueError, match="not those that the ledger was written for"):
+        stream.answer_certified(["i7"], second / "weights.safetensors", second / "certificate.json")
+
+
+def test_what_the_start_had_seen_is_no_batch_of_the_certified_run(tmp_path):
+    """Its weights are exposed by their ledger, which knows of no noise; what the run itself held is not."""
+    folder = trained(tmp_path / "trained")
+    operator = GradientClipping(steps=3, radius=1e3, anchor="zeros")  # the start is within its ball as it is
+    ledger = ExposureLedger(folder / "ledger.json")
+    release = unlearned(tmp_path / "1", folder / "weights.safetensors", without("i5"), ledger, operator)
+    assert "i5" in read_ledger(release / "ledger.json").images
+    stream = RequestStream(tmp_path / "requests.json")
+    stream.answer_certified(["i5"], release / "weights.safetensors", release / "certificate.json")
+    with pytest.raises(ValueError, match="it saw FOREGROUND of 'i6'"):
+        RequestStream(tmp_path / "other.json").answer_certified(
+            ["i6"], release / "weights.safetensors", release / "certificate.json"
+        )
+
+
+@pytest.mark.filterwarnings("ignore:the history of these weights is unknown")
+@pytest.mark.parametrize("kept", [True, False])
+def test_every_part_of_a_resumed_run_counts(kept, tmp_path):
+    class Cut(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 6:
+                raise RuntimeError("power cut")
+
+    start = trained(tmp_path / "trained") / "weights.safetensors"
+    operator = OutputPerturbation(epsilon=1.0, delta=1e-7, radius=0.1)
+    every = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    ledgers = [ExposureLedger()] if kept else []
+    with pytest.raises(RuntimeError, match="power cut"):
+        unlearned(tmp_path / "run", start, without("i9"), *ledgers, operator, every, Cut())
+    release = unlearned(tmp_path / "run", start, without("i1", "i9"), ckpt_path=tmp_path / "kept" / "step=5.ckpt")
+    files = release / "weights.safetensors", release / "certificate.json"
+    stream = RequestStream(tmp_path / "requests.json")
+    if kept:
+        with pytest.raises(ValueError, match="it saw FOREGROUND of 'i1'"):
+            stream.answer_certified(["i1"], *files)
+    with pytest.raises(ValueError, match="it saw FOREGROUND of 'i2'"):
+        stream.answer_certified(["i2"], *files)
+    batches = stream.answer_certified(["i9"], *files)["evidence"]["batches"]
+    assert batches == (read_ledger(release / "ledger.json").digest if kept else "by the owner's word")
+
+
+def test_without_a_ledger_it_is_a_word_that_the_split_must_not_contradict(tmp_path):
+    class Data(pl.LightningDataModule):
+        split = ForgetSplit.given(["i1", "i2"], ["i5"], coarsening={})
+
+        def train_dataloader(self):
+            return DataLoader([{"x": torch.ones(3), "y": torch.tensor(1)}])
+
+    start, releases = save_weights(Module(), tmp_path / "weights.safetensors"), []
+    for name in "ab":
+        module = Module()
+        load_weights(module, start)
+        operator = OutputPerturbation(epsilon=1.0, delta=1e-7, radius=0.1, folder=tmp_path / name)
+        fit(module, None, tmp_path, operator, max_steps=1, datamodule=Data())
+        releases.append((tmp_path / name / "weights.safetensors", tmp_path / name / "certificate.json"))
+    stream = RequestStream(tmp_path / "requests.json")
+    with pytest.raises(ValueError, match="the certified run retained FOREGROUND of 'i2', by its split"):
+        stream.answer_certified(ForgetSplit.given(["i1"], ["i2", "i5"], coarsening={}), *releases[0])
+    with pytest.raises(ValueError, match="the certified run retained OUTSIDE of 'i5'"):
+        stream.answer_certified(["i5"], *releases[0])
+    entry = stream.answer_certified(Data.split, *releases[0])
+    assert entry["evidence"]["batches"] == "by the owner's word"
+    assert entry["guarantee"].endswith(
+        "By the owner's word: the run began at a fresh start, and no batch of the run held an atom of any request so "
+        "far."
+    )
+    (tmp_path / "b" / "split.json").unlink()
+    with pytest.raises(ValueError, match=r"split\.json is not there, .* put the split of the run beside its weights"):
+        stream.answer_certified(["i6"], *releases[1])
+    ForgetSplit.given(["i1"], ["i5"], coarsening={}).save(tmp_path / "b" / "split.json")
+    with pytest.raises(ValueError, match=r"split\.json is another one"):
+        stream.answer_certified(["i6"], *releases[1])
 
 
 def test_what_proves_nothing_is_refused(tmp_path):

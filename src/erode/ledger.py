@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -47,6 +47,9 @@ class Exposure:
         levels: level by image id.
         unknown: nobody kept account: exposed to everything.
 
+    Raises:
+        ValueError: for an id that is not a string: no request would ever match it.
+
     Example:
         >>> seen = Exposure({"a": Level.IMAGE}) | Exposure({"a": Level.FORGET, "b": Level.OUTSIDE})
         >>> seen.levels["a"].name, seen.unknown
@@ -55,6 +58,9 @@ class Exposure:
 
     levels: Mapping[str, Level] = field(default_factory=dict, hash=False)
     unknown: bool = False
+
+    def __post_init__(self) -> None:
+        check_ids(self.levels, "an exposure")
 
     def __or__(self, other: Exposure) -> Exposure:
         levels = dict(self.levels)
@@ -98,8 +104,8 @@ class Ledger:
         weights: :func:`~erode.weights.state_digest` of the weights it belongs to.
         exposures: exposure of each parameter and persistent buffer.
         steps: training batches since the weights were initialised; orders checkpoints.
-        episodes: the runs they came through, oldest first: plain data on view, split and where the atoms were
-            read from.
+        episodes: the runs they came through, oldest first: plain data on view, split, where the atoms were read from,
+            and what the run's own batches held.
 
     Example:
         >>> import torch
@@ -134,9 +140,29 @@ class Ledger:
         return union(set_of(self.exposures.values()))
 
     @property
+    def images(self) -> set[str]:
+        """Ids of all that any tensor saw."""
+        return {name for exposure in set_of(self.exposures.values()) for name in exposure.levels}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of everything it says."""
         return str(self.content()["digest"])
+
+    @property
+    def last_run(self) -> tuple[Exposure, bool]:
+        """What the batches of the last run held, whatever its start had seen, and whether that is all of them.
+
+        A run that was resumed has an episode for each part; where one says nothing, the account is not whole.
+        """
+        held = Exposure()
+        for episode in reversed(self.episodes):
+            if "held" not in episode:
+                break
+            held = held | Exposure.parse(episode["held"])
+            if not episode.get("resumed", True):
+                return held, True
+        return held, False
 
     def why_exposed(self, limits: Mapping[str, Level]) -> str | None:
         """Why these weights are exposed to a request, naming a tensor; None = they are not.
@@ -203,6 +229,8 @@ class Ledger:
             exposures = {name: exposure for names, exposure in groups for name in names}
         except (KeyError, TypeError) as error:
             raise ValueError(f"{where}: the ledger lacks {error}, so it says nothing; restore it") from error
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}, and train anew or unlearn with Retrain") from error
         return cls(content["weights"], exposures, content["steps"], tuple(content["episodes"]))
 
     def save(self, path: str | Path) -> Path:
@@ -220,6 +248,34 @@ class Ledger:
             else:
                 groups.append(([name], exposure))
         return groups
+
+
+def check_ids(names: Collection[Any], where: str) -> None:
+    """Refuse image ids that are not strings: a ledger that counts 0 says nothing of a request for '0'.
+
+    Args:
+        names: the ids.
+        where: what names them, for the message.
+
+    Raises:
+        ValueError: naming the first.
+
+    Example:
+        >>> check_ids(["a", 0], "the loader")
+        Traceback (most recent call last):
+        ...
+        ValueError: the loader names an image 0, which is of type int; ids are strings, in loaders as in requests, or \
+none would match another: give str(id)
+    """
+    if isinstance(names, str):
+        raise ValueError(f"{where} gives the string {names!r} where a list of image ids belongs; give [{names!r}]")
+    for kind in set(map(type, names)):
+        if not issubclass(kind, str):
+            name = next(name for name in names if type(name) is kind)
+            raise ValueError(
+                f"{where} names an image {name!r}, which is of type {kind.__name__}; ids are strings, in loaders as in "
+                "requests, or none would match another: give str(id)"
+            )
 
 
 def set_of(exposures: Iterable[Exposure]) -> list[Exposure]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from .files import digest_of
-from .ledger import Level
+from .ledger import Level, check_ids
 from .masks import ForgetSplit
 
 Atoms = Literal["image", "outside", "foreground", "forget"]
@@ -23,9 +23,10 @@ class ForgetRequest:
 
     Args:
         limits: level by image id; weights that saw an image at this level or above have to go.
+        listed: ids that come from a split, which names the images of a data set: nobody typed them.
 
     Raises:
-        ValueError: if it asks for nothing.
+        ValueError: if it asks for nothing, or an id is not a string.
 
     Example:
         >>> split = ForgetSplit.given(["a"], ["b"], coarsening={})
@@ -34,8 +35,10 @@ class ForgetRequest:
     """
 
     limits: Mapping[str, Level] = field(hash=False)
+    listed: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
+        check_ids(self.limits, "the request")
         if not self.limits:
             raise ValueError("the request names no image, so there is nothing to forget; give ids or a split")
 
@@ -50,17 +53,17 @@ class ForgetRequest:
                 ``foreground`` = foreground labels, fine or coarse, ``forget`` = coarse foreground labels.
 
         Raises:
-            ValueError: if there is no such file, or it is no split.
+            ValueError: if there is no such file, it is no split, or an id is not a string.
         """
         if isinstance(request, ForgetRequest):
-            return cls(request.limits)
+            return cls(request.limits, request.listed)
         if isinstance(request, str | Path):
             if not Path(request).is_file():
                 raise ValueError(f"there is no split at {request}; give a split.json, or a list of image ids")
             request = ForgetSplit.load(request)
         if isinstance(request, ForgetSplit):
             coarse, fine = dict.fromkeys(request.coarse, Level.FOREGROUND), dict.fromkeys(request.fine, Level.FORGET)
-            return cls({**coarse, **fine})
+            return cls({**coarse, **fine}, frozenset([*coarse, *fine]))
         return cls(dict.fromkeys(request, Level[atoms.upper()]))
 
     @classmethod
@@ -73,10 +76,12 @@ class ForgetRequest:
             {'a': 'IMAGE', 'b': 'FORGET'}
         """
         limits: dict[str, Level] = {}
+        listed: frozenset[str] = frozenset()
         for request in requests:
+            listed |= request.listed
             for name, level in request.limits.items():
                 limits[name] = min(level, limits.get(name, level))
-        return cls(limits)
+        return cls(limits, listed)
 
     @property
     def digest(self) -> str:

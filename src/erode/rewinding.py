@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .files import write_atomically, write_json
-from .ledger import FILE_NAME, Ledger, read_ledger
+from .ledger import FILE_NAME, Ledger, check_ids, read_ledger
 from .masks import ForgetSplit
 from .requests import Atoms, ForgetRequest
 from .weights import read_content, state_in
+
+Unrecorded = Collection[str] | Literal["all"]
+"""Ids of a request that need not occur in any ledger, by the caller's word; ``all`` = every one."""
 
 _OTHER = "it holds weights of another architecture than the module"
 
@@ -28,23 +32,39 @@ class Found:
     state: dict[str, Tensor]
     """Its weights, checked against the ledger; those of a checkpoint are still in the file: copy, then check again."""
     proof: dict[str, Any]
-    """Plain data: the file, digests of its weights and ledger, why it is unexposed, and which later ones are not."""
+    """Plain data: the file, digests of its weights and ledger, why it is unexposed, which later ones are not, and which
+    images of the request no ledger names."""
 
 
-def find_unexposed(folder: str | Path, request: ForgetRequest, like: Mapping[str, Tensor] | None = None) -> Found:
+def find_unexposed(
+    folder: str | Path,
+    request: ForgetRequest,
+    like: Mapping[str, Tensor] | None = None,
+    *,
+    known: Collection[str] = (),
+    unrecorded: Unrecorded = (),
+) -> Found:
     """Load the last weights in a folder that were never exposed to a request.
 
     Files are looked at without reading weights; only those of the chosen one are read, once, so this takes as long as
     loading one file. *Last* is by the number of training batches since initialisation, then by path.
+
+    To an id that no ledger names all weights are unexposed, whatever they saw: it may be misspelt, and the answer exact
+    and vacuous. So it is refused, unless the weights saw no image at all. A split may name images that were not served
+    yet, but not only such.
 
     Args:
         folder: is searched with its sub-folders: ``*.ckpt`` that carry a ledger, ``*.safetensors`` with
             ``ledger.json`` beside them.
         request: what must not have been seen.
         like: tensors of a module whose names and shapes the weights must have; None = any.
+        known: ids that exist, beside those in the ledgers: of the data at hand.
+        unrecorded: ids of the request that occur in no ledger, by your word as they should: of images that were never
+            trained on, or that were forgotten and whose checkpoints are gone. ``all`` = any may.
 
     Raises:
-        ValueError: if no file is eligible, with the reason for each; remedy: Retrain.
+        ValueError: if no file is eligible, with the reason for each; remedy: Retrain. For ids that nothing knows, with
+            those that look like them.
 
     Source:
         exact by construction: no forget atom took part (theory §2, §6).
@@ -55,20 +75,30 @@ def find_unexposed(folder: str | Path, request: ForgetRequest, like: Mapping[str
     refused: list[dict[str, str]] = []
     eligible: list[tuple[int, str]] = []
     last: _Look | None = None
+    recorded: set[str] = set()
+    saw_something = False
     for path in sorted([*folder.rglob("*.ckpt"), *folder.rglob("*.safetensors")]):
         try:
             look = _Look.at(path)
+            seen = look.ledger.images
+            recorded |= seen
             look.check(request, like)
         except (ValueError, OSError) as error:
             refused.append({"file": str(path), "why": str(error)})
             continue
+        saw_something |= bool(seen)
         eligible.append((look.ledger.steps, str(path)))
         if eligible[-1] == max(eligible):
             last = look
+    recorded |= {*known}
+    if saw_something:
+        _check_spelling(request, recorded, unrecorded, folder)
     for _, name in sorted(eligible, reverse=True):
         try:
             look, last = last or _Look.at(Path(name)), None
-            return _restore(look, request, like, refused)
+            found = _restore(look, request, like, refused)
+            found.proof["unrecorded"] = sorted(request.limits.keys() - recorded)
+            return found
         except (ValueError, OSError) as error:
             refused.append({"file": name, "why": str(error)})
     reasons = "; ".join(f"{Path(r['file']).relative_to(folder)}: {r['why']}" for r in refused[:5])
@@ -83,6 +113,7 @@ def rewind(
     request: Path | list[str],
     out: Path,
     atoms: Atoms = "image",
+    unrecorded: list[str] | Literal["all"] | None = None,
 ) -> Path:
     """Restore the last weights that a forget request does not touch, without any training.
 
@@ -94,23 +125,29 @@ def rewind(
         request: a split.json, or image ids.
         out: a folder that holds no weights yet.
         atoms: for ids: what to take back of each image (image = everything).
+        unrecorded: ids that are meant although no ledger in the folder names them; all = any may be.
 
     Returns:
         Path of the weights.
 
     Raises:
-        ValueError: if no checkpoint is eligible.
+        ValueError: if no checkpoint is eligible, or no ledger names an image of the request.
         FileExistsError: if ``out`` holds weights already.
     """
-    return restore_to(checkpoints, ForgetRequest.of(request, atoms), out)
+    return restore_to(checkpoints, ForgetRequest.of(request, atoms), out, unrecorded or ())
 
 
-def restore_to(checkpoints: str | Path, request: ForgetRequest | ForgetSplit | Sequence[str], out: str | Path) -> Path:
+def restore_to(
+    checkpoints: str | Path,
+    request: ForgetRequest | ForgetSplit | Sequence[str],
+    out: str | Path,
+    unrecorded: Unrecorded = (),
+) -> Path:
     """:func:`rewind` for a request that is an object already."""
     out = Path(out)
     if (out / "weights.safetensors").exists():
         raise FileExistsError(f"{out} holds weights already, and nothing is overwritten; give another folder")
-    found = find_unexposed(checkpoints, ForgetRequest.of(request))
+    found = find_unexposed(checkpoints, ForgetRequest.of(request), unrecorded=unrecorded)
     state = _separate(found.state)
     found.ledger.check_weights(state, found.path)
     path = write_atomically(out / "weights.safetensors", lambda target: save_file(state, target))
@@ -163,6 +200,34 @@ def _restore(
         "optimizer_state": "not restored",
     }
     return Found(path, ledger, state, proof)
+
+
+def _check_spelling(request: ForgetRequest, known: Collection[str], unrecorded: Unrecorded, folder: Path) -> None:
+    """Refuse ids that nothing knows, with those that they may have been meant to be."""
+    if unrecorded == "all":
+        return
+    check_ids(unrecorded, "unrecorded")
+    strange = sorted(request.limits.keys() - known - request.listed - {*unrecorded})
+    if strange:
+        shown = "; ".join(f"'{name}'{_look_alikes(name, known)}" for name in strange[:3])
+        more = f" and {len(strange) - 3} others" if len(strange) > 3 else ""
+        raise ValueError(
+            f"the request names {shown}{more}, which no ledger in {folder} knows: weights are unexposed to such a name "
+            "whatever they saw, so that would prove nothing. Correct it; or, if it was never trained on or its "
+            f"checkpoints are gone, say so: unrecorded={strange[:3]}"
+        )
+    if request.listed and request.listed.isdisjoint(known):
+        raise ValueError(
+            f"no ledger in {folder} knows any of the {len(request.listed)} images of the split, so it may be that of "
+            f"other data, and would prove nothing: it names '{min(request.listed)}', the ledgers '{min(known)}'. Give "
+            "the split of the data that these weights were trained on; or say that it is meant: unrecorded='all'"
+        )
+
+
+def _look_alikes(name: str, known: Collection[str]) -> str:
+    folded = {other.casefold(): other for other in sorted(known, reverse=True)}
+    near = [f"'{folded[other]}'" for other in get_close_matches(name.casefold(), folded, n=3)]
+    return f" (like {', '.join(near)})" if near else ""
 
 
 def _reason(ledger: Ledger, request: ForgetRequest) -> str:

@@ -17,7 +17,7 @@ Total = Callable[[Tensor], Tensor]
 
 
 class Atoms(NamedTuple):
-    """Labelled pixels of some images."""
+    """Labelled pixels of some images, those of one image together."""
 
     features: Tensor
     """φ, ``[M, D]``, norm at most 1."""
@@ -25,20 +25,32 @@ class Atoms(NamedTuple):
     """q, ``[M, K]``, on the simplex."""
     weight: Tensor
     """``[M]``, 1 over the number of labelled pixels of the pixel's image."""
+    pixels: Tensor
+    """``[I]``, int64: labelled pixels of each image, in the order in which they come; 0 for an image without any."""
 
 
 def check_atoms(atoms: Atoms) -> None:
     """Refuse atoms for which the constants of theory §5 do not hold.
 
+    They are bounds on a single pixel, and hold for the loss of an image because that is a mean over its pixels: their
+    weights must be >= 0 and sum to at most 1.
+
     Raises:
-        ValueError: for a feature vector longer than 1, targets off the simplex, or values that are not finite.
+        ValueError: for a feature vector longer than 1, targets off the simplex, weights of an image that are no mean,
+            other numbers of pixels than there are, or values that are not finite.
 
     Example:
-        >>> check_atoms(Atoms(torch.ones(1, 2), torch.tensor([[0.0, 1.0]]), torch.ones(1)))
+        >>> check_atoms(Atoms(torch.ones(1, 2), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1])))
         Traceback (most recent call last):
         ...
         ValueError: a feature vector has norm 1.41421, above 1; scale the features (feature_norm of PixelHead)
     """
+    rows = {name: len(value) for name, value in atoms._asdict().items() if name != "pixels"}
+    if set(rows.values()) != {int(atoms.pixels.sum())} or bool((atoms.pixels < 0).any()):
+        raise ValueError(
+            f"Atoms.pixels must say how many of the {rows['weight']} pixels each image has, got {rows} and "
+            f"{atoms.pixels.tolist()[:5]} (…), {int(atoms.pixels.sum())} in all"
+        )
     if not len(atoms.weight):
         return
     longest = float(torch.linalg.vector_norm(atoms.features.double(), dim=1).max())
@@ -50,6 +62,16 @@ def check_atoms(atoms: Atoms) -> None:
     off = float((atoms.targets.double().sum(1) - 1).abs().max())
     if not (off <= 1e-6 and bool((atoms.targets >= 0).all())):
         raise ValueError("targets must be probabilities: no negative value, and a sum of 1 at each pixel")
+    images = torch.arange(len(atoms.pixels), device=atoms.pixels.device).repeat_interleave(atoms.pixels)
+    sums = torch.zeros(len(atoms.pixels), dtype=torch.float64, device=atoms.weight.device)
+    sums.index_add_(0, images.to(sums.device), atoms.weight.double())
+    # 1 over a count in single precision misses it by rounding too.
+    if not (float(sums.max()) <= 1 + 1e-6 and bool((atoms.weight >= 0).all())):
+        raise ValueError(
+            "weights of an image's pixels must be >= 0 and sum to at most 1, or the Lipschitz constant of its loss is "
+            f"not √2: an image has {float(sums.max()):.6g}, the least of a pixel is {float(atoms.weight.min()):.6g}; "
+            "give each pixel 1 over the number of labelled pixels of its image"
+        )
 
 
 class RidgeObjective:
@@ -57,14 +79,17 @@ class RidgeObjective:
 
     Args:
         batches: atoms of each batch, always in the same order; this process's share of them.
-        images: number of images of each batch, over all processes.
+        images: number of images of each batch, over all processes; at least as many as have atoms.
         ridge: λ > 0.
         total: sums over processes.
         fingerprints: of each image with its labels, by its place in the data set, ``[N]``, int64; 0 where another
             process holds the image.
 
+    Raises:
+        ValueError: for λ or atoms of which the constants of theory §5 do not hold.
+
     Example:
-        >>> atoms = Atoms(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1))
+        >>> atoms = Atoms(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1]))
         >>> objective = RidgeObjective([atoms], [1], ridge=0.5)
         >>> objective.gradient(torch.zeros(2, 1).double()).flatten().tolist()
         [0.5, -0.5]
@@ -82,6 +107,13 @@ class RidgeObjective:
             raise ValueError(f"ridge must be > 0, got {ridge}: without it the objective is not strongly convex")
         for atoms in batches:
             check_atoms(atoms)
+        mine = torch.tensor([len(atoms.pixels) for atoms in batches])
+        held = total(mine.to(batches[0].weight.device) if batches else mine).tolist()
+        if len(held) != len(images) or any(there > said for there, said in zip(held, images, strict=True)):
+            raise ValueError(
+                f"images = {list(images)[:5]} says how many images each batch has, over all processes, but the atoms "
+                f"are those of {held[:5]}: the objective would be more than a mean; give the numbers of images"
+            )
         self.batches = list(batches)
         self.images = list(images)
         self.ridge = ridge
@@ -182,7 +214,7 @@ def minimise(
         and passes over the data.
 
     Example:
-        >>> atoms = Atoms(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1))
+        >>> atoms = Atoms(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1]))
         >>> weights, norm, _ = minimise(RidgeObjective([atoms], [1], 0.5), torch.zeros(2, 1).double(), 1e-12)
         >>> [round(value, 4) for value in weights.flatten().tolist()], norm < 1e-12
         ([-0.5213, 0.5213], True)

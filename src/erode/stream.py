@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .accounting import gdp_epsilon
 from .files import digest_of, write_json
-from .ledger import Ledger, read_ledger
+from .ledger import Ledger, Level, read_ledger
 from .masks import ForgetSplit
 from .mechanisms import BallMechanism
 from .requests import Atoms, ForgetRequest
@@ -28,6 +28,8 @@ _SENTENCES = {
     ),
 }
 
+_WORD = "by the owner's word"
+
 
 class RequestStream:
     """The ledger of answered requests, in a file, each entry bound to the one before.
@@ -35,7 +37,8 @@ class RequestStream:
     A request is answered by one release, either exactly (Rewind, Retrain: the ledger of the released weights must show
     no exposure to *any* request so far, not only to the last) or with a certificate. Only mechanisms that hide every
     start (:class:`~erode.mechanisms.BallMechanism`) are accepted: they hide earlier requests too, from whichever
-    weights the run began, as long as their noise is fresh and their batches held nothing of any request.
+    weights the run began, as long as their noise is fresh and their batches held nothing of any request. The ledger
+    beside the release shows that; an entry without one says that it is the owner's word.
 
     Then the releases since request i compose to ``μ_i = sqrt(Σ_{j ≥ i} μ_j²)``, exact ones adding 0. This
     holds for adaptive requests, which depend on what was released before: given any past, two starts are μ_j
@@ -121,7 +124,9 @@ class RequestStream:
         Args:
             request: see :meth:`ForgetRequest.of <erode.requests.ForgetRequest.of>`.
             weights: the released file.
-            certificate: that of its run; every run has noise, and so a certificate, of its own.
+            certificate: that of its run; every run has noise, and so a certificate, of its own. What the batches of the
+                run held is read from ``ledger.json`` beside the weights, which ExposureLedger writes; without it, that
+                nothing of any request was among them is your word, and the entry says so.
             anchor: the run's anchor with its ledger, which must show no exposure to any request so far; None = it was a
                 fresh initialisation or zeros, which is your word.
             atoms: for image ids, see there.
@@ -131,8 +136,8 @@ class RequestStream:
 
         Raises:
             VerificationError: if the certificate does not hold.
-            ValueError: if it is not that of the weights, was entered before, does not hide every start, or its anchor
-                was exposed.
+            ValueError: if it is not that of the weights, was entered before, does not hide every start, its anchor was
+                exposed, or its run trained on what had to be forgotten by now, by its ledger or by its split.
         """
         asked = ForgetRequest.of(request, atoms)
         content = json.loads(Path(certificate).read_text(encoding="utf-8"))
@@ -149,9 +154,14 @@ class RequestStream:
             raise ValueError(
                 f"{certificate} answered an earlier request; each answer needs a run with noise of its own"
             )
-        evidence = {"certificate": content["digest"], "anchor": "a fresh start, by the owner's word"}
+        every = self._with(asked)
+        evidence = {
+            "certificate": content["digest"],
+            "anchor": f"a fresh start, {_WORD}",
+            "batches": _retained(Path(weights), content["digests"]["split"], every),
+        }
         if anchor is not None:
-            ledger = _unexposed(Path(anchor), self._with(asked))
+            ledger = _unexposed(Path(anchor), every)
             if ledger.weights != content["digests"]["anchor_weights"]:
                 raise ValueError(f"{anchor} is not the anchor of the certified run; give the one it was run with")
             evidence["anchor"] = ledger.digest
@@ -170,7 +180,7 @@ class RequestStream:
             "mu": mu,
             "weights": weights,
             "evidence": evidence,
-            "guarantee": _SENTENCES[answer],
+            "guarantee": _SENTENCES[answer] + _believed(evidence),
             "previous": self.entries[-1]["digest"] if self.entries else None,
         }
         self.entries.append({**entry, "digest": digest_of(entry)})
@@ -190,6 +200,60 @@ def _unexposed(path: Path, request: ForgetRequest) -> Ledger:
     if why is not None:
         raise ValueError(f"{path} was exposed to what had to be forgotten by now: {why}; rewind further, or retrain")
     return ledger
+
+
+def _retained(weights: Path, split: str | None, request: ForgetRequest) -> str:
+    """What shows that the batches of a certified run held nothing of a request: the digest of its ledger, or a word.
+
+    Raises:
+        ValueError: if they did, or could have.
+    """
+    try:
+        ledger = read_ledger(weights)
+    except FileNotFoundError:
+        whole = False
+    else:
+        ledger.check_weights(read_state(weights), weights)
+        held, whole = ledger.last_run
+        why = held.why_exposed(request.limits)
+        if why is not None:
+            raise ValueError(
+                f"the run of {weights} trained on what had to be forgotten by now, by the ledger beside it ({why}), "
+                "and no noise covers its own batches; run it again on what all requests so far retain"
+            )
+    if whole:
+        return ledger.digest
+    if split is not None:
+        _check_split(weights.parent / "split.json", split, request)
+    return _WORD
+
+
+def _check_split(path: Path, digest: str, request: ForgetRequest) -> None:
+    """Refuse the split of a certified run if its retain view serves what a request takes back."""
+    found = ForgetSplit.load(path) if path.is_file() else None
+    if found is None or found.digest != digest:
+        wrong = "not there" if found is None else "another one"
+        raise ValueError(
+            f"the certificate is of a run on a split, and {path} is {wrong}, so nobody can tell what that retains; put "
+            "the split of the run beside its weights"
+        )
+    served = {**dict.fromkeys(found.coarse, Level.OUTSIDE), **dict.fromkeys(found.fine, Level.FOREGROUND)}
+    for name, limit in sorted(request.limits.items()):
+        if served.get(name, 0) >= limit:
+            raise ValueError(
+                f"the certified run retained {served[name].name} of '{name}', by its split {path}, and that had to be "
+                "forgotten by now; run it again on what all requests so far retain"
+            )
+
+
+def _believed(evidence: Mapping[str, str]) -> str:
+    """The part of a guarantee that nothing shows."""
+    parts = {
+        "anchor": "the run began at a fresh start",
+        "batches": "no batch of the run held an atom of any request so far",
+    }
+    words = [part for name, part in parts.items() if evidence.get(name, "").endswith(_WORD)]
+    return f" {_WORD.capitalize()}: {', and '.join(words)}." if words else ""
 
 
 def _read(path: Path, delta: float) -> list[dict[str, Any]]:

@@ -38,10 +38,10 @@ def released(operator, point, secret):
 
 def objective(labels, ridge, features=1.0):
     """Images of one pixel each with one feature; labels are probabilities of class 1."""
-    atoms = Atoms(
-        torch.full((len(labels), 1), features), torch.tensor([[1 - y, y] for y in labels]), torch.ones(len(labels))
-    )
-    return RidgeObjective([atoms], [len(labels)], ridge)
+    count = len(labels)
+    targets = torch.tensor([[1 - y, y] for y in labels])
+    atoms = Atoms(torch.full((count, 1), features), targets, torch.ones(count), torch.ones(count).long())
+    return RidgeObjective([atoms], [count], ridge)
 
 
 @pytest.mark.parametrize("reference", ["minimiser", "retrained"])

@@ -148,6 +148,29 @@ def test_batches_of_strangers():
             AtomReader()(silent)
 
 
+@pytest.mark.parametrize("kind", ["function", "declared", "string", "id", "roles", "no id"])
+def test_strangers_ids_are_strings(kind, tmp_path):
+    """A request for '0' would find nothing in a ledger that counts 0, and prove what is not so."""
+    numbered = {**{k: v[None] for k, v in item("a").items() if k != "id"}, "id": torch.tensor([0])}
+    readers = {
+        "function": (AtomReader(lambda batch: {0: "forget"}), None, "the function atoms= names an image 0, .* int"),
+        "id": (AtomReader(), {"image": 0, "id": torch.tensor([0])}, "'id' of a batch names an image .* Tensor"),
+        "roles": (AtomReader(), numbered, "'id' of a batch names an image .* Tensor"),
+        "no id": (AtomReader(), {"atoms": ["forget"]}, "'forget', which names no image; each is 'LEVEL:id'"),
+    }
+    if kind in readers:
+        reader, batch, match = readers[kind]
+        with pytest.raises(MisconfigurationException, match=match):
+            reader(batch)
+        return
+    names, match = {
+        "declared": (range(8), "atoms= names an image 0, .* int; .* give str"),
+        "string": ("scan 3", r"atoms= gives the string 'scan 3' where a list .* give \['scan 3'\]"),
+    }[kind]
+    with pytest.raises(ValueError, match=match):
+        ExposureLedger("initialisation", atoms={"foreground": names})
+
+
 # Which tensors -----------------------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ def unexposed(folder):
 
 def test_rewinding_too(tmp_path):
     folder = unexposed(tmp_path / "kept")
-    rewind = Rewind(folder, request=["scan"], batch_atoms=lambda _: {"z": "outside"})
+    rewind = Rewind(folder, request=["scan"], batch_atoms=lambda _: {"z": "outside"}, unrecorded=["scan"])
     with pytest.raises(MisconfigurationException, match="something wrote the weights after Rewind"):
         trainer_for(tmp_path, rewind, max_steps=4).fit(Warm("on_train_start"), loader())
 

@@ -1,6 +1,7 @@
 """Convex heads within real fits: what is released hides the start, and nothing is promised in vain."""
 
 import json
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
@@ -10,11 +11,12 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from erode.accounting import newton_distance, residual_distance
+from erode.accounting import newton_distance, residual_distance, residual_floor
 from erode.batch import FIELDS, NO_PRIOR, Role
 from erode.callbacks import NewtonStep, NoisyLearning, ProjectedNoisySGD, ResidualCertificate
 from erode.certificate import VerificationError
 from erode.lightning_modules import PixelHead, SegmentationModule
+from erode.ridge import minimise
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights
 
@@ -152,10 +154,11 @@ def test_before_the_noise_the_head_is_within_the_distance_that_is_accounted_for(
     )
 
 
-def test_a_gradient_that_stays_above_the_tolerance_is_not_certified(module, tmp_path):
+def test_a_gradient_that_stays_above_the_tolerance_is_not_certified(module, tmp_path, monkeypatch):
+    """The search may take no step, as one that is not done after its hundredth."""
+    monkeypatch.setattr("erode.callbacks.residual_certificate.minimise", partial(minimise, max_steps=0))
     made = trained(module, loader(coarse=2), tmp_path)
-    fit(made, loader(coarse=2, forgotten=2), tmp_path, OPERATORS["residual"](tolerance=1e-300, sigma=1.0, epsilon=None,
-        folder=tmp_path / "out"))  # fmt: skip
+    fit(made, loader(coarse=2, forgotten=2), tmp_path, OPERATORS["residual"](folder=tmp_path / "out"))
     content = certificate(tmp_path / "out")
     assert content["issued"] is False
     assert "did not come below tolerance" in content["why_not"]
@@ -207,6 +210,32 @@ def test_requests_follow_one_another(module, tmp_path):
     assert not (tmp_path / "y" / "weights.safetensors").exists()
     with pytest.raises(ValueError, match="made with another radius"):
         ProjectedNoisySGD(changed=1, learned=file, **{**shared, "radius": 4.0})
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.0])
+def test_a_free_phase_ends_the_process_and_keeps_the_certificate(rate, module, tmp_path):
+    """Its steps do not contract as the process does, so the next request may not count on where that would stand."""
+    made = module(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate))
+    setting = {"learning_rate": 1.0, "batch_size": 4, "radius": 30.0}
+    shared = {"samples": IMAGES, "ridge": RIDGE, "epsilon": 4.0, "epochs": 2, **setting}
+    fit(made, loader(coarse=3), tmp_path, NoisyLearning(epochs=6, sigma=0.05, folder=tmp_path, **setting))
+    learned, out = tmp_path / "noisy_learning.json", tmp_path / "1"
+    first = ProjectedNoisySGD(changed=2, learned=learned, folder=out, **shared)
+    with pytest.warns(UserWarning, match="trained on after its noise.*learned=None, which counts the whole ball"):
+        trainer = fit(made, loader(coarse=3, forgotten=2), tmp_path, first, min_steps=5, max_epochs=5)
+    assert trainer.global_step > 0
+    verify(out / "certificate.json", out / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"there is no .*noisy_learning\.json.*learned=None"):
+        ProjectedNoisySGD(changed=1, learned=out / "noisy_learning.json", **shared)
+    if rate:
+        stale = ProjectedNoisySGD(changed=1, learned=learned, folder=tmp_path / "x", **shared)
+        with pytest.raises(MisconfigurationException, match="belongs to other weights"):
+            fit(made, loader(coarse=3, forgotten=3), tmp_path, stale)
+    second = ProjectedNoisySGD(changed=1, folder=tmp_path / "2", **shared)
+    fit(made, loader(coarse=3, forgotten=3), tmp_path, second)
+    assert second.mechanism.initial_distance() == 60.0
+    third = ProjectedNoisySGD(changed=1, learned=tmp_path / "2" / "noisy_learning.json", **shared).mechanism
+    assert (third.trained_epochs, third.carried) == (2, pytest.approx(60.0 * 0.95**6))
 
 
 def test_the_whole_ball_is_counted_where_nothing_is_known_or_it_is_nearer():
@@ -285,6 +314,14 @@ def test_noise_of_the_residual_certificate_is_a_tolerance():
     operator = ResidualCertificate(epsilon=1.0, delta=1e-7, tolerance=1e-9, ridge=1e-3)
     assert operator.mechanism.sigma < 1e-5
     assert operator.mechanism.initial_distance() == residual_distance(tolerance=1e-9, ridge=1e-3)
+
+
+@pytest.mark.parametrize("given", [{"epsilon": 1.0}, {"epsilon": None, "sigma": 1.0}])
+def test_a_tolerance_that_double_precision_cannot_measure_is_refused(given):
+    floor = residual_floor(ridge=RIDGE)
+    ResidualCertificate(**given, delta=1e-5, tolerance=floor, ridge=RIDGE)
+    with pytest.raises(ValueError, match=r"tolerance = 1\.34e-12 is below 1\.34e-12, .* rounding .*; raise tol"):
+        ResidualCertificate(**given, delta=1e-5, tolerance=0.999 * floor, ridge=RIDGE)
 
 
 def test_a_head_refused_after_its_noise_was_drawn_leaves_no_certified_checkpoint(module, tmp_path):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from erode import rewinding
 from erode.callbacks import ExposureLedger, Rewind
-from erode.ledger import Ledger, Level, read_ledger
+from erode.files import digest_of
+from erode.ledger import Exposure, Ledger, Level, read_ledger
 from erode.masks import ForgetSplit
 from erode.requests import ForgetRequest
 from erode.rewinding import find_unexposed, restore_to, rewind
@@ -82,7 +84,6 @@ def checkpoint(folder, step):
         (["b"], "forget", 4),  # only its fine mask was seen
         (["a"], "foreground", 4),  # only what the retain view keeps
         (["a"], "outside", None),
-        (["never seen"], "image", 4),
         (ForgetSplit.given(["b"], ["a", "c", "d"], coarsening={}), "image", 2),
         (ForgetSplit.given(["a", "c", "d"], ["b"], coarsening={}), "image", 1),
     ],
@@ -97,6 +98,73 @@ def test_the_last_unexposed_checkpoint_is_found(trained, request_, atoms, step):
     assert found.path == checkpoint(trained, step)
     assert found.proof["checkpoint_weights"] == state_digest(read_state(found.path))
     assert {Path(r["file"]).name for r in found.proof["passed_over"]} == {f"step={k}.ckpt" for k in range(step + 1, 5)}
+
+
+def test_an_id_that_no_ledger_names_is_not_answered_in_vain(trained, tmp_path):
+    """Whatever the weights saw, they are unexposed to a name that is misspelt."""
+    with pytest.raises(ValueError, match=r"names 'D' \(like 'd'\); 'never seen', which no ledger in .* knows"):
+        restore_to(trained, ["D", "c", "never seen"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(MisconfigurationException, match=r"'d ' \(like 'd'\)"):
+        fit(Module(), loader(("e", "outside")), tmp_path, Rewind(trained, ["d "]))
+    with pytest.raises(ValueError, match=r"unrecorded gives the string 'x' where a list .* belongs"):
+        restore_to(trained, ["d", "x"], tmp_path / "out", unrecorded="x")
+    other = ForgetSplit.given(["x"], ["y", "z"], coarsening={})
+    with pytest.raises(ValueError, match=r"knows any of the 3 images of the split.*'x', the ledgers 'a'"):
+        restore_to(trained, other, tmp_path / "out")
+
+
+def test_ids_that_no_ledger_names_can_be_meant(trained, tmp_path):
+    path = rewind(trained, ["d", "never seen"], tmp_path / "1", unrecorded=["never seen"])
+    assert read_ledger(path).weights == read_ledger(checkpoint(trained, 3)).weights
+    assert json.loads((tmp_path / "1" / "rewind.json").read_text())["unrecorded"] == ["never seen"]
+    with pytest.raises(ValueError, match=r"names 'd', .*unrecorded=\['d'\]"):
+        restore_to(tmp_path / "1", ["d"], tmp_path / "2")  # forgotten; the ledgers that named it are elsewhere
+    restore_to(tmp_path / "1", ["d"], tmp_path / "2", unrecorded=ForgetRequest.of(["d"]).limits)
+    restore_to(trained, ForgetSplit.given(["x"], ["y"], coarsening={}), tmp_path / "3", unrecorded="all")
+    partly = ForgetSplit.given(["a"], ["d", "not served yet"], coarsening={})  # nobody typed the names of a split
+    assert find_unexposed(trained, ForgetRequest.of(partly)).path == checkpoint(trained, 3)
+    assert find_unexposed(trained, ForgetRequest.of(["d", "e"]), known=["e"]).proof["unrecorded"] == []
+    fit(Module(), loader(("e", "outside")), tmp_path, Rewind(trained, ["d", "never seen"], unrecorded=["never seen"]))
+    record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
+    assert record["unrecorded"] == ["never seen"]
+
+
+def test_the_split_of_the_data_names_images_too(trained, tmp_path):
+    class Data(pl.LightningDataModule):
+        split = ForgetSplit.given(["a"], ["b", "not served yet"], coarsening={})
+
+        def train_dataloader(self):
+            return loader(("a", "outside"))
+
+    for request, refused in ((["d", "not served yet"], None), (["d", "not served"], "like 'not served yet'")):
+        operator = Rewind(trained, request, "foreground", folder=tmp_path / request[-1])
+        with pytest.raises(MisconfigurationException, match=refused) if refused else nullcontext():
+            fit(Module(), None, tmp_path, operator, datamodule=Data())
+        assert operator.released is (refused is None)
+
+
+@pytest.mark.parametrize("name", [0, torch.tensor(0), None, b"0"])
+def test_ids_are_strings(name):
+    """One that is not would match none of a ledger, and prove all weights unexposed."""
+    kind = type(name).__name__
+    with pytest.raises(ValueError, match=f"the request names an image .* of type {kind}; ids are strings"):
+        ForgetRequest.of(["a", name])
+    with pytest.raises(ValueError, match="ids are strings"):
+        ForgetRequest.of(ForgetSplit.given(["a"], [name], coarsening={}))
+    with pytest.raises(ValueError, match="ids are strings"):
+        Exposure({name: Level.IMAGE})
+
+
+def test_a_ledger_of_numbers_proves_nothing(tmp_path):
+    module = Module()
+    content = Ledger.unexposed(module.state_dict(), "test").content()
+    content["groups"][0]["exposure"]["FORGET"] = [0]
+    del content["digest"]
+    (tmp_path / "ledger.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
+    save_weights(module, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"ledger\.json: .* names an image 0, .*unlearn with Retrain"):
+        find_unexposed(tmp_path, ForgetRequest.of(["0"]))
 
 
 def test_restored_weights_are_the_stored_ones_bit_for_bit(trained, tmp_path):
@@ -136,10 +204,73 @@ def test_a_rewind_starts_there_and_releases_with_a_ledger(trained, tmp_path):
 def test_a_second_request_finds_the_release_of_the_first(trained, tmp_path):
     """The ledger goes on through a rewind: a release can be rewound to, or not, by what it saw since."""
     fit(Module(), loader(("e", "outside")), tmp_path / "1", Rewind(trained, ["d"]))
-    later = find_unexposed(tmp_path / "1", ForgetRequest.of(["d"]))
+    later = find_unexposed(tmp_path / "1", ForgetRequest.of(["d"]), unrecorded=["d"])
     assert later.path.name == "weights.safetensors"
     with pytest.raises(ValueError, match="it saw OUTSIDE of 'e'"):
         find_unexposed(tmp_path / "1", ForgetRequest.of(["e"]))
+
+
+class Cut(pl.Callback):
+    """The run breaks off after its second step."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            raise RuntimeError("power cut")
+
+
+@pytest.fixture
+def cut_short(trained, tmp_path):
+    """A run that rewound for a split and was cut short: its checkpoint, and the file of the split."""
+    split = ForgetSplit.given(["b"], ["c", "d"], coarsening={}).save(tmp_path / "split.json")
+    kept = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    data = loader(("e", "outside"), ("f", "outside"), ("g", "outside"))
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(Module(), data, tmp_path, Rewind(trained, split), kept, Cut())
+    return tmp_path / "kept" / "step=1.ckpt", split
+
+
+def test_a_run_that_was_cut_short_goes_on_for_the_same_request(trained, cut_short, tmp_path):
+    path, split = cut_short
+    fit(Module(), loader(("b", "outside")), tmp_path, Rewind(trained, split), max_steps=3, ckpt_path=path)
+    ledger = read_ledger(tmp_path / "unlearned" / "weights.safetensors")
+    assert set(ledger.exposure.levels) == {"a", "b", "e"}
+    assert ledger.why_exposed(ForgetRequest.of(split).limits) is None
+
+
+def test_a_run_does_not_go_on_for_another_request(trained, cut_short, tmp_path):
+    """The file of the split may be another by then, and the record would still name the first."""
+    path, split = cut_short
+    split.unlink()
+    ForgetSplit.given(["b", "c"], ["e"], coarsening={}).save(split)
+    data = loader(("b", "outside"), ("c", "foreground"))
+    with pytest.raises(
+        MisconfigurationException, match=r"another request, 3 images .*: b, c, d; .* 3 images .*: b, c, e"
+    ):
+        fit(Module(), data, tmp_path, Rewind(trained, split), max_steps=3, ckpt_path=path)
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+def test_a_run_does_not_go_on_from_weights_that_nothing_proves(trained, cut_short, tmp_path):
+    path, split = cut_short
+    content = torch.load(path, weights_only=True)
+    del content["erode_ledger"]
+    torch.save(content, tmp_path / "bare.ckpt")
+    with pytest.raises(
+        MisconfigurationException, match=r"bare\.ckpt were exposed to the request: .*history is unknown"
+    ):
+        fit(Module(), loader(("e", "outside")), tmp_path, Rewind(trained, split), max_steps=3,
+            ckpt_path=tmp_path / "bare.ckpt")  # fmt: skip
+
+
+def test_what_its_own_ledger_does_not_prove_is_not_released(trained, tmp_path):
+    class Meddle(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            module.register_buffer("remembered", torch.ones(3))
+
+    with pytest.raises(MisconfigurationException, match=r"nothing is released: .* exposed to the request: .*unknown"):
+        fit(Module(), loader(("e", "outside")), tmp_path, Rewind(trained, ["d"]), Meddle())
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+    assert json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())["completed"] is False
 
 
 def test_the_loader_must_not_teach_it_again(trained, tmp_path):

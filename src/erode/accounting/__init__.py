@@ -24,6 +24,7 @@ from .convex import (
     newton_gradient,
     newton_sigma,
     residual_distance,
+    residual_floor,
     residual_sigma,
 )
 from .gdp import gdp_delta, gdp_epsilon, gdp_mu
@@ -65,6 +66,7 @@ __all__ = [
     "quantiser_probabilities",
     "removal_budget",
     "residual_distance",
+    "residual_floor",
     "residual_sigma",
     "smoothed_threshold",
     "softmax_excess_risk",

@@ -20,6 +20,7 @@ is attained on the diagonal, where it is the third central moment of that variab
 from __future__ import annotations
 
 import math
+import sys
 from typing import Literal, get_args
 
 from ._checks import check_non_negative, check_positive
@@ -33,6 +34,9 @@ SOFTMAX_SMOOTHNESS = 0.5
 
 SOFTMAX_HESSIAN_LIPSCHITZ = math.sqrt(2 / 27)
 """M: how fast the Hessian of the same may change."""
+
+_UNITS = 1024
+"""Rounding units in the smallest tolerance: sums over millions of pixels lose some, and it shall be 1 % at most."""
 
 ConvexReference = Literal["minimiser", "retrained"]
 """The run that never saw the forget set (theory §3, §5):
@@ -69,6 +73,35 @@ def residual_distance(*, tolerance: float, ridge: float, reference: ConvexRefere
     check_non_negative(tolerance=tolerance)
     check_positive(ridge=ridge)
     return _sides(reference) * tolerance / ridge
+
+
+def residual_floor(*, ridge: float) -> float:
+    """Smallest tolerance τ at which the norm of a gradient in double precision says something of the true one.
+
+    ``∇F = (1/n) Σ_i w_i (p_i - q_i) φ_iᵀ + λW``, with unit ε = 2⁻⁵². A term has norm at most L = √2, and so has λW at
+    the minimiser: adding them up rounds by units of ``ε L``. Logits ``W φ`` round by units of ``ε ‖W‖``, with
+    ``‖W‖ ≤ sqrt(2 ln K/λ)`` as F(W) ≤ F(0) = ln K, and softmax halves that: units of about ``ε/√λ``. Rounding may be
+    all of a norm below that, and some of it below ``1024 ε (L + 1/√λ)``; noise ``(τ/λ)/μ`` would be too small for the
+    true distance.
+
+    Args:
+        ridge: λ > 0.
+
+    Returns:
+        The floor of τ.
+
+    Raises:
+        ValueError: if λ is out of range.
+
+    Source:
+        Higham 2002, "Accuracy and stability of numerical algorithms", section 3.1 (inner products).
+
+    Example:
+        >>> f"{residual_floor(ridge=1e-3):.1e}", f"{residual_floor(ridge=1e-7):.1e}"
+        ('7.5e-12', '7.2e-10')
+    """
+    check_positive(ridge=ridge)
+    return _UNITS * sys.float_info.epsilon * (SOFTMAX_LIPSCHITZ + 1 / math.sqrt(ridge))
 
 
 def residual_sigma(

@@ -14,6 +14,7 @@ from ..accounting import (
     pnsgd_distance,
     pnsgd_sigma,
     residual_distance,
+    residual_floor,
     residual_sigma,
 )
 from .base import SLACK, Mechanism
@@ -47,7 +48,10 @@ class ResidualMechanism(OneGaussian):
     """Minimise on retained data until ``‖∇‖ ≤ τ``, then add one Gaussian.
 
     Args:
-        tolerance: τ > 0.
+        tolerance: τ, at least :func:`~erode.accounting.residual_floor`.
+
+    Raises:
+        ValueError: for a tolerance that double precision cannot measure.
 
     Source:
         Guo et al. 2020, Neel et al. 2021; theory §5.
@@ -61,6 +65,16 @@ class ResidualMechanism(OneGaussian):
     name = "residual_certificate"
 
     tolerance: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        floor = residual_floor(ridge=self.ridge)
+        if self.tolerance < floor:
+            raise ValueError(
+                f"tolerance = {self.tolerance:.3g} is below {floor:.3g}, where at ridge = {self.ridge:.3g} rounding in "
+                "double precision may hide part of the gradient, and the noise rests on its true norm; raise tolerance "
+                "(the noise grows with it)"
+            )
 
     def initial_distance(self) -> float:
         """By reference: τ/λ or twice that."""
