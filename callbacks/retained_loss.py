@@ -43,7 +43,8 @@ class RetainedLoss:
     ) -> None:
         if not isinstance(trainer.train_dataloader, DataLoader):
             raise MisconfigurationException(
-                f"CNS needs one DataLoader of retained data, got {type(trainer.train_dataloader).__name__}"
+                f"CNS needs one DataLoader of retained data, got {type(trainer.train_dataloader).__name__}: it reads "
+                "all batches before the first step, several times over; give fit a single DataLoader"
             )
         self._trainer = trainer
         self._module = module

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -183,6 +184,24 @@ def test_batches_that_mark_forget_pixels_are_refused(tmp_path):
                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
     with pytest.raises(MisconfigurationException, match="still serves forget atoms"):
         trainer.fit(Roles(), DataLoader(items, batch_size=1))
+
+
+@pytest.mark.parametrize("kind", ["dict", "list", "combined"])
+def test_data_of_another_kind_than_one_loader_are_refused(kind, tmp_path):
+    """The loss over all retained data is a mean over the batches of one loader; of several it is not said which."""
+    loaders = [DataLoader(dataset(), batch_size=8), DataLoader(dataset(), batch_size=16)]
+    data = {
+        "dict": dict(zip("ab", loaders, strict=True)), "list": loaders,
+        "combined": CombinedLoader(loaders, "sequential"),
+    }[kind]  # fmt: skip
+    module = Module()
+    trainer = pl.Trainer(accelerator="cpu", max_steps=1, logger=False, callbacks=[CNS()], default_root_dir=tmp_path,
+                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    with pytest.raises(MisconfigurationException, match=r"needs one DataLoader .*, got (dict|list): .*a single"):
+        trainer.fit(module, data)
+    record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
+    assert record["completed"] is False
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
 
 
 @pytest.mark.parametrize(
