@@ -85,7 +85,7 @@ STARTS = {"retrained": (5.0, -5.0), "anchor": (0.0, -5.0), "noise": (5.0, None)}
 @pytest.mark.parametrize("sigma", [1.0, 0.5])
 @pytest.mark.parametrize("reference", STARTS)
 def test_the_diameter_is_reached_where_the_step_leads_to_the_poles(reference, sigma, tmp_path):
-    """A slope away from the centre without curvature sends each run to the pole of its side; half the noise is caught."""
+    """A slope away from the centre without curvature sends each run to the pole of its side; half the noise is seen."""
     mechanism = narrow(reference)
     hill = [[-50.0, -0.1]] * 4
     ends = []
