@@ -14,10 +14,11 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from erode import callbacks
-from erode.callbacks import GradientClipping, OutputPerturbation, Retrain, UnlearningOperator
+from erode.callbacks import GradientClipping, OutputPerturbation, ProjectedNoisySGD, Retrain, UnlearningOperator
 from erode.cli import main
 from erode.lightning_modules import SegmentationModule
 from erode.masks import View
+from erode.mechanisms import BallMechanism
 from erode.planning import PlanCLI, candidates, measure
 from erode.weights import save_weights
 
@@ -112,6 +113,16 @@ def test_a_configured_operator_is_planned_with_its_own_constants(planned):
     assert (made["targets"][0]["epsilon"], made["delta"]) == (2.0, 1e-7)
     assert {line["constants"]["radius"] for line in others} == {0.5}
     assert "GradientClipping" not in {line["operator"] for line in others}
+
+
+def test_the_projection_of_a_head_is_no_ball_for_others():
+    """50 around zero says nothing of a ball around an anchor, and the other way round."""
+    head = ProjectedNoisySGD(samples=600, changed=1, radius=40.0)
+    usual = {c.operator: c.mechanism for c in candidates(None, 1e-7) if isinstance(c.mechanism, BallMechanism)}
+    found = [c for c in candidates(head, 1e-7) if isinstance(c.mechanism, BallMechanism)]
+    assert {c.operator: c.mechanism.radius for c in found} == {name: made.radius for name, made in usual.items()}
+    balls = [c.mechanism.radius for c in candidates(OutputPerturbation(radius=0.25), 1e-7) if c.operator in usual]
+    assert set(balls) == {0.25}
 
 
 def test_a_sigma_that_was_typed_is_planned_at_the_epsilon_it_gives(planned):

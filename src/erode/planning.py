@@ -20,6 +20,7 @@ from ._version import __version__
 from .accounting import Reference
 from .callbacks import UnlearningOperator
 from .callbacks.exposure import INITIALISATION, anchor_of, exposed_parameters
+from .callbacks.noisy_phase import NoisyPhase
 from .callbacks.noisy_sgd import vector_norm
 from .datamodules import MaskDataModule
 from .files import fresh_folder
@@ -176,15 +177,15 @@ def measure(module: nn.Module, operator: UnlearningOperator | None, weights: str
 def candidates(operator: UnlearningOperator | None, delta: float) -> list[Candidate]:
     """All operators that ``erode.callbacks`` offers, the configured one first and with its own constants.
 
-    The others are taken as their defaults make them, at the configured one's radius; certified ones with each
-    reference that makes a difference.
+    The others are taken as their defaults make them; those that begin in a ball around an anchor at the configured
+    one's radius, if that does too; certified ones with each reference that makes a difference.
 
     Args:
         operator: configured by the user; None = there is none.
         delta: δ.
     """
     found = [] if operator is None else [candidate(type(operator), operator)]
-    radius = getattr(operator, "radius", None)
+    balls = {"radius": operator.mechanism.radius} if isinstance(operator, NoisyPhase) else {}
     for name in callbacks.__all__:
         kind = getattr(callbacks, name)
         usual = isinstance(kind, type) and issubclass(kind, UnlearningOperator) and kind is not UnlearningOperator
@@ -194,8 +195,8 @@ def candidates(operator: UnlearningOperator | None, delta: float) -> list[Candid
             found.append(candidate(kind))
             continue
         takes = inspect.signature(kind).parameters
-        common = {"delta": delta, "radius": radius}
-        settings = {key: value for key, value in common.items() if key in takes and value is not None}
+        common = {"delta": delta, **(balls if issubclass(kind, NoisyPhase) else {})}
+        settings = {key: value for key, value in common.items() if key in takes}
         for reference in REFERENCES if "reference" in takes else (None,):
             chosen = {} if reference is None else {"reference": reference}
             new = _try(kind, {**settings, **chosen})
