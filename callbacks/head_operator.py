@@ -75,17 +75,25 @@ class HeadOperator(CertifiedOperator, base=True):
 
     # Order of a run ------------------------------------------------------------------------------------------
 
-    def check(self, trainer: Trainer, module: LightningModule) -> None:
-        """Refuse what cannot be certified."""
-        name = type(self).__name__
-        head_of(module, name)
-        check_setup(trainer, module, name, 0)
+    @classmethod
+    def refuses(cls, module: nn.Module) -> str | None:
+        """Also modules without a strongly convex head."""
+        return super().refuses(module) or _no_head(module, cls.__name__)
+
+    def check_module(self, module: nn.Module) -> None:
+        """Refuse another ridge than that of the account."""
+        super().check_module(module)
+        assert isinstance(module, RidgeHead)
         ridge = self._ridge()
         if module.ridge != ridge:
             raise MisconfigurationException(
-                f"{name} was given ridge = {ridge}, the module minimises with ridge = {module.ridge}; the guarantee "
-                "rests on it, so give the module's"
+                f"{type(self).__name__} was given ridge = {ridge}, the module minimises with ridge = {module.ridge}; "
+                "the guarantee rests on it, so give the module's"
             )
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse what cannot be certified."""
+        check_setup(trainer, module, type(self).__name__, 0)
         # The frozen encoder's running statistics are part of it: they are put back after the reset, and then must
         # equal the anchor's.
         self._buffers = {buffer: value.detach().clone() for buffer, value in module.named_buffers()}
@@ -192,8 +200,15 @@ def head_of(module: LightningModule, operator: str) -> nn.Parameter:
         MisconfigurationException: for any other module.
     """
     if not isinstance(module, RidgeHead):
-        raise MisconfigurationException(
-            f"{operator} certifies strongly convex heads only, and {type(module).__name__} has none; use "
-            "erode.lightning_modules.PixelHead, or an operator for whole networks such as GradientClipping"
-        )
+        raise MisconfigurationException(_no_head(module, operator))
     return module.head
+
+
+def _no_head(module: nn.Module, operator: str) -> str | None:
+    """What is wrong with a module that has no strongly convex head; None = it has one."""
+    if isinstance(module, RidgeHead):
+        return None
+    return (
+        f"{operator} certifies strongly convex heads only, and {type(module).__name__} has none; use "
+        "erode.lightning_modules.PixelHead, or an operator for whole networks such as GradientClipping"
+    )

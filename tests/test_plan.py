@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -30,9 +31,9 @@ from erode.plan import (
     too_many_pixels,
     why_cheapest,
 )
+from erode.plan_candidates import candidates as real_candidates
 from erode.plan_ranking import Candidate, plan
 from erode.plan_report import plan_figure, print_plan, write_plan
-from erode.planning import candidates as real_candidates
 
 STEP = {"clip_norm": 1.0, "learning_rate": 0.01, "weight_decay": 0.5}
 KINDS = {
@@ -239,20 +240,23 @@ def test_what_keeps_the_start_comes_first_then_what_is_exact():
     assert "promises nothing" in whys["fine-tune"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Elsewhere(Mechanism):
     """A mechanism that knows no ball: a proved distance and one Gaussian."""
 
     name = "elsewhere"
 
+    distance: float = 1e-3
+
     def bounds(self):
         return 1.0, 0.0
 
     def initial_distance(self):
-        return 1e-3
+        return self.distance
 
     @classmethod
     def calibrated(cls, epsilon, delta, **constants):
-        return cls(sigma=1e-3 / gdp_mu(epsilon, delta), **constants)
+        return cls(sigma=constants["distance"] / gdp_mu(epsilon, delta), **constants)
 
 
 def test_a_mechanism_that_starts_elsewhere_is_ranked_by_its_noise_alone():
@@ -263,6 +267,61 @@ def test_a_mechanism_that_starts_elsewhere_is_ranked_by_its_noise_alone():
     assert rank.noise == pytest.approx(1e-3 / gdp_mu(1.0, 1e-7) * 20)
     assert rank.outlook is None
     assert order(found)[0][:3] == ["retrain", "rewind", "head"]
+
+
+def heads(*distances):
+    return [
+        Candidate(operator=f"head {distance:g}", card=GradientClipping.card,
+                  mechanism=Elsewhere(reference="retrained", steps=1, sigma=1.0, distance=distance))
+        for distance in distances
+    ]  # fmt: skip
+
+
+def test_heads_of_which_nothing_is_known_are_ranked_by_their_noise():
+    made = plan([*heads(1e3, 1e-4, 1.0), *candidates()], d=400, epsilons=[1.0], delta=1e-7)
+    assert order(made)[0][2:5] == ["head 0.0001", "head 1", "head 1000"]
+
+
+@pytest.mark.parametrize(
+    "known", [{"weights_norm": 5.0}, {"largest_norm": 5.0}, {"weights_norm": 5.0, "largest_norm": 9}]
+)
+def test_a_head_is_ranked_by_its_norm_over_the_noise(known):
+    """One that survives comes before exact retraining, one that does not after all that start in a ball."""
+    made = plan([*heads(1e3, 1e-4, 0.5), *candidates()], d=400, epsilons=[1.0], delta=1e-7, **known)
+    ranking = {rank.candidate.operator: rank for rank in made.targets[0].ranking}
+    assert order(made)[0][:4] == ["head 0.0001", "retrain", "rewind", "head 0.5"]
+    assert order(made)[0].index("head 1000") > order(made)[0].index("gradient")
+    for rank in (ranking["head 1000"], ranking["head 0.0001"], ranking["head 0.5"]):
+        assert rank.ratio == pytest.approx(5 / rank.noise)
+    regimes = [ranking[name].regime for name in ("head 0.0001", "head 0.5", "head 1000")]
+    assert regimes == [Regime.SURVIVES, Regime.PARTLY, Regime.LOST]
+    assert ("at most 5" in ranking["head 0.5"].why) == ("weights_norm" not in known)
+    assert "fitting the head anew" in ranking["head 1000"].why
+
+
+def test_the_conclusion_speaks_of_what_comes_first():
+    """Where a head survives, nothing of balls; where nothing trained does, also the best that tries, and remedies."""
+    (target,) = plan([*candidates(), *heads(1e-4)], d=400, epsilons=[1.0], delta=1e-7, largest_norm=5.0).targets
+    assert target.conclusion.startswith("head 0.0001: the head survives: noise of")
+    assert "not survive" not in target.conclusion
+    assert target.remedies == []
+    lost, survives = plan(candidates(), d=100, epsilons=[1.0, 1e4], delta=1e-7).targets
+    assert lost.conclusion.startswith("retrain: no forget atom takes part")
+    assert "start from the trained weights, output needs the least noise" in lost.conclusion
+    assert "The start will not survive" in lost.conclusion
+    assert len(lost.remedies) == 4
+    assert survives.conclusion.startswith("output needs the least noise")
+    assert survives.remedies == []
+
+
+def test_what_cannot_run_comes_last_and_is_not_planned(capsys):
+    never = [Candidate(operator=name, card=card, why_never="no such layer") for name, card in
+             (("stuck", Retrain.card), ("held", GradientClipping.card))]  # fmt: skip
+    made = plan([*never, *candidates()], d=100, epsilons=[1.0], delta=1e-7)
+    assert set(order(made)[0][-2:]) == {"stuck", "held"}
+    assert all(rank.noise is None for rank in made.targets[0].ranking[-2:])
+    print_plan(made)
+    assert "cannot run here: stuck, held: no such layer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("epsilons", [[], [0.0], [-1.0], [math.inf], [math.nan]])

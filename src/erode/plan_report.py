@@ -34,6 +34,9 @@ def print_plan(plan: Plan) -> None:
         console.print()
     for target in plan.targets[:1]:
         console.print(_ranking(target, plan.delta))
+        for why, names in _elsewhere(target).items():
+            said = why if why.startswith(names[0]) else f"{', '.join(names)}: {why}"
+            console.print(f"cannot run here: {said}", highlight=False)
     if len(plan.targets) > 1 and len({_names(target) for target in plan.targets}) > 1:
         for target in plan.targets[1:]:
             console.print(f"order at epsilon = {target.epsilon:g}: {', '.join(_names(target))}", highlight=False)
@@ -147,6 +150,8 @@ def _ranking(target: Target, delta: float) -> Table:
     )  # fmt: skip
     for number, rank in enumerate(target.ranking, 1):
         candidate = rank.candidate
+        if candidate.why_never is not None:
+            continue
         unknown = "–" if candidate.card.guarantee == "certified" else "none"
         noise = unknown if rank.noise is None else _number(rank.noise)
         gradients = f"{candidate.card.evaluations_per_step:g} a step"
@@ -156,6 +161,15 @@ def _ranking(target: Target, delta: float) -> Table:
             str(number), candidate.operator, candidate.card.guarantee, noise, gradients, candidate.card.stores, rank.why
         )
     return table
+
+
+def _elsewhere(target: Target) -> dict[str, list[str]]:
+    """Operators that cannot run on this module, by the reason."""
+    found: dict[str, list[str]] = {}
+    for candidate in (rank.candidate for rank in target.ranking):
+        if candidate.why_never is not None:
+            found.setdefault(candidate.why_never, []).append(candidate.operator)
+    return found
 
 
 def _number(value: float) -> str:
