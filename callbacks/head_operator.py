@@ -15,6 +15,7 @@ from ..accounting import NoisyIteration
 from ..certificate import Account, Target
 from ..masks import View
 from ..mechanisms import Mechanism
+from ..operator_card import Effort
 from ..ridge import RidgeHead, RidgeObjective
 from ..weights import state_digest
 from .anchor_checks import check_history
@@ -49,6 +50,8 @@ class HeadOperator(CertifiedOperator, base=True):
     objective_batch_size: int | None = None
     """Smallest batch of the objective; None where batches do not matter."""
 
+    passes: ClassVar[tuple[float, float]]
+    """Over the features, least and most."""
     fixed_effort: ClassVar[bool] = True
     """Whether the passes over the data are as many for any start; else their number would tell of it: left out."""
 
@@ -90,6 +93,10 @@ class HeadOperator(CertifiedOperator, base=True):
                 f"{type(self).__name__} was given ridge = {ridge}, the module minimises with ridge = {module.ridge}; "
                 "the guarantee rests on it, so give the module's"
             )
+
+    def effort(self, batches: int | None) -> Effort:
+        """Its passes over the features."""
+        return Effort(0.0, *self.passes)
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse what cannot be certified."""

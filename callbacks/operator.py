@@ -17,7 +17,7 @@ from ..batch import Role
 from ..files import write_json
 from ..ledger import Ledger
 from ..masks import View
-from ..operator_card import OperatorCard
+from ..operator_card import Effort, OperatorCard
 from ..weights import weights_digest
 from .deferred import DeferredCheck
 from .early_scores import forget_earlier_runs
@@ -108,6 +108,10 @@ class UnlearningOperator(Callback):
         """Refuse a module that these settings do not fit, whatever its weights. ``erode plan`` asks too."""
         if (why := self.refuses(module)) is not None:
             raise MisconfigurationException(why)
+
+    def effort(self, batches: int | None) -> Effort:
+        """What a run computes beside its steps, for data of so many batches (None = unknown). ``erode plan`` asks."""
+        return Effort()
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse, with a remedy, what this operator cannot work with."""

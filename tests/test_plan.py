@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from erode.mechanisms import (
     ModelClippingMechanism,
     OutputPerturbationMechanism,
 )
+from erode.operator_card import Effort
 from erode.plan import (
     LOST_BELOW,
     Outlook,
@@ -312,6 +313,37 @@ def test_the_conclusion_speaks_of_what_comes_first():
     assert len(lost.remedies) == 4
     assert survives.conclusion.startswith("output needs the least noise")
     assert survives.remedies == []
+
+
+def test_what_waits_for_something_comes_before_what_promises_nothing(capsys):
+    waiting = [replace(one, lacks=("checkpoints with ledgers",)) if one.operator in ("rewind", "output") else one
+               for one in [*candidates(), *heads(1e-4)]]  # fmt: skip
+    made = plan(waiting, d=100, epsilons=[1.0], delta=1e-7)
+    assert order(made)[0][-3:] == ["rewind", "output", "fine-tune"]
+    assert made.targets[0].conclusion.startswith("retrain: ")
+    print_plan(made)
+    assert "ledgers" in capsys.readouterr().out
+
+
+def test_where_all_wait_the_conclusion_says_for_what():
+    waiting = [replace(one, lacks=("anchor",)) for one in candidates() if one.operator in ("output", "gradient")]
+    made = plan(waiting, d=100, epsilons=[1.0], delta=1e-7)
+    assert made.targets[0].conclusion.startswith("once there is what it needs (anchor), output needs the least noise")
+
+
+def test_an_approximate_inverse_costs_more_than_the_noise_that_it_shares():
+    """As CNS and output perturbation: equal noise, other costs."""
+    ball = OutputPerturbationMechanism(reference="retrained", radius=1.0, sigma=1.0)
+    costly, free = (
+        Candidate(operator=name, card=GradientClipping.card, mechanism=ball, noisy_evaluations=0.0, effort=effort)
+        for name, effort in (("a costly one", Effort(680.0, 1.0, 1.0)), ("free", Effort()))
+    )
+    (target,) = plan([costly, free], d=100, epsilons=[1.0], delta=1e-7).targets
+    assert [rank.candidate.operator for rank in target.ranking] == ["free", "a costly one"]
+    assert "free needs the least noise at the same kept signal and no gradient" in target.conclusion
+    assert "an unknown number of gradient evaluations" in target.conclusion
+    (target,) = plan([replace(costly, per_pass=75.0), free], d=100, epsilons=[1.0], delta=1e-7).targets
+    assert "755 gradient evaluations of its own" in target.conclusion
 
 
 def test_what_cannot_run_comes_last_and_is_not_planned(capsys):

@@ -13,15 +13,18 @@ import pytest
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from erode import callbacks
 from erode.callbacks import GradientClipping, OutputPerturbation, ProjectedNoisySGD, Retrain, UnlearningOperator
 from erode.cli import main
+from erode.ledger import FILE_NAME, Ledger
 from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.masks import View
 from erode.mechanisms import BallMechanism, NewtonMechanism, ResidualMechanism
-from erode.plan_candidates import candidates
+from erode.operators import operator_kinds
+from erode.plan_candidates import Setting, candidates
 from erode.planning import PlanCLI, measure
 from erode.weights import save_weights
 
@@ -82,14 +85,128 @@ def test_in_a_shell(tmp_path):
 
 def test_every_operator_is_ranked(planned):
     made, _ = planned(*USUAL, "--epsilon", "1")
-    kinds = [getattr(callbacks, name) for name in callbacks.__all__]
-    operators = {k.__name__ for k in kinds if issubclass(k, UnlearningOperator) and k is not UnlearningOperator}
+    kinds = operator_kinds()
     ranking = made["targets"][0]["ranking"]
-    assert {line["operator"] for line in ranking} == operators
+    assert {line["operator"] for line in ranking} == kinds.keys() >= {"QuantisedTraining", "Retrain"}
     assert ranking[0]["guarantee"] == "exact"
     for line in ranking:
-        kind = getattr(callbacks, line["operator"])
-        assert (line["guarantee"], line["paper"]) == (kind.card.guarantee, kind.card.paper)
+        card = kinds[line["operator"]].card
+        assert (line["guarantee"], line["paper"]) == (card.guarantee, card.paper)
+
+
+def test_what_a_run_computes_beside_its_steps_is_shown(planned):
+    """600 images in batches of 16; there are 23 layers, each of which Blockwise gives steps of its own."""
+    made, shown = planned(*USUAL, "--epsilon", "1")
+    lines = {line["operator"]: line for line in made["targets"][0]["ranking"]}
+    assert lines["CNS"]["evaluations_beside_steps"] == [717, 717]
+    assert lines["OutputPerturbation"]["evaluations_beside_steps"] == [0, 0]
+    module = SegmentationModule(num_classes=3)
+    layers = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
+    steps = {name: lines[name]["noisy_evaluations"] for name in ("GradientClipping", "Blockwise")}
+    assert steps["Blockwise"] == len(layers) * steps["GradientClipping"]
+    first = next(line for line in made["targets"][0]["mechanisms"] if line["operator"] == "CNS")
+    assert first["gradient_evaluations"] == 717
+    assert "717 gradient evaluations of its own" in " ".join(shown.split())
+    assert lines["NewtonStep"]["evaluations_beside_steps"] is None
+
+
+@pytest.mark.parametrize(("data", "evaluations"), [(DATA, [[375, 750], [75, 75], [37.5, 37.5]]), ([], None)])
+def test_the_passes_of_operators_for_heads_are_shown(planned, data, evaluations):
+    made, shown = planned(*data, *HEAD, "--epsilon", "1")
+    lines = {line["operator"]: line for line in made["targets"][0]["ranking"]}
+    assert lines["ResidualCertificate"]["passes"] == [10, 20]
+    if evaluations is None:
+        assert lines["ResidualCertificate"]["evaluations_beside_steps"] is None
+        assert "no data were configured" in made["notes"][-1]
+        return
+    names = ["ResidualCertificate", "NewtonStep", "ProjectedNoisySGD"]
+    assert [lines[name]["evaluations_beside_steps"] for name in names] == evaluations
+    assert "10 to 20" in shown
+
+
+# What is at hand -------------------------------------------------------------------------------------------------
+
+
+def not_at_hand(made):
+    return {line["operator"]: line["not_at_hand"] for line in made["targets"][0]["ranking"] if line["not_at_hand"]}
+
+
+def test_what_is_not_at_hand_is_shown_and_comes_after_what_can_run(planned):
+    made, shown = planned(*USUAL, "--epsilon", "1")
+    assert not_at_hand(made) == {
+        "Rewind": ["checkpoints with ledgers"], "QuantisedTraining": ["quantised training"],
+        **{name: ["unexposed encoder"] for name in HEADS},
+    }  # fmt: skip
+    names = [line["operator"] for line in made["targets"][0]["ranking"]]
+    assert names.index("ModelClipping") < names.index("Rewind") < names.index("FineTune")
+    assert "ledgers" in shown
+
+
+@pytest.mark.parametrize("ledger", [False, True])
+def test_ledgers_are_looked_for_where_rewinding_would(planned, weights, ledger):
+    module, path = weights
+    folder = Path("training")
+    folder.mkdir()
+    Path(path).rename(folder / "weights.safetensors")
+    if ledger:
+        Ledger.unexposed(module.state_dict(), "initialisation").save(folder / FILE_NAME)
+    made, _ = planned(*USUAL, *unlearn("rewind"), "--trainer.callbacks.checkpoints=training")
+    assert ("Rewind" in not_at_hand(made)) == (not ledger)
+    assert ("Rewind" in [line["operator"] for line in made["targets"][0]["ranking"][:2]]) == ledger
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_a_head_is_certified_on_an_encoder_that_is_known(planned, tmp_path, encoder):
+    """Without one it comes first all the same, as nothing else can run; the plan says what it waits for."""
+    known = []
+    if encoder:
+        made = PlanCLI(HEAD).config_init.model
+        file = save_weights(made.network.encoder.to_empty(device="cpu"), tmp_path / "encoder.safetensors")
+        known = [f"--model.init_args.encoder_weights={file}"]
+    made, _ = planned(*DATA, *HEAD, *known, "--epsilon", "1")
+    assert {name for name in not_at_hand(made) if name in HEADS} == (set() if encoder else HEADS)
+    waits = "" if encoder else "once there is what it needs (unexposed encoder), "
+    assert made["targets"][0]["conclusion"].startswith(f"ResidualCertificate: {waits}the head survives")
+
+
+def test_what_would_come_first_if_it_were_at_hand_is_the_first_remedy(planned):
+    """Trained by an optimiser, a head can be retrained as well."""
+    made, _ = planned(*DATA, *HEAD, "--model.init_args.tolerance=null", "--epsilon", "1")
+    (target,) = made["targets"]
+    assert target["conclusion"].startswith("Retrain: ")
+    assert "(unexposed encoder): with it ResidualCertificate comes first; the head survives" in target["remedies"][0]
+    assert not_at_hand(made)["OutputPerturbation"] == ["anchor"]  # the frozen encoder is no fresh draw
+
+
+def test_quantised_training_is_at_hand_where_the_module_is_trained_by_it(planned):
+    made, shown = planned(*DATA, "--config", str(CONFIGS / "model" / "quantised_unet.yaml"), "--epsilon", "1")
+    ranking = made["targets"][0]["ranking"]
+    assert [line["operator"] for line in ranking[:2]] == ["Retrain", "QuantisedTraining"]
+    assert "for as many removals as its budget states" in ranking[1]["why"]
+    assert {line["operator"] for line in ranking if "optimises manually" in line["why"]} >= {"CNS", "NewtonStep"}
+    assert "none at a" in shown
+    assert not any("fill the ball" in note for note in made["notes"])
+
+
+def test_layers_that_cannot_be_drawn_anew_leave_retraining_and_balls_without_an_anchor():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.values = nn.Parameter(torch.zeros(3))
+
+    module = nn.Sequential(nn.Linear(3, 3), Table())
+    found = {one.operator: one.lacks for one in candidates(None, 1e-7, Setting(module=module))}
+    assert found["Retrain"] == found["GradientClipping"] == ("anchor",)
+    assert found["FineTune"] == ()
+    for anchor, exposed, lacks in (("zeros", None, ()), ("gone", None, ("anchor",)), ("zeros", ["0.*"], ("anchor",))):
+        operator = OutputPerturbation(anchor=anchor, exposed=exposed)
+        assert Setting(module=module).lacks(OutputPerturbation, operator) == lacks
+
+
+def test_data_of_someone_elses_may_not_serve_what_is_to_be_forgotten():
+    setting = Setting.of(SegmentationModule(num_classes=2), LightningDataModule())
+    found = {one.operator: one.lacks for one in candidates(None, 1e-7, setting)}
+    assert (found["Scrub"], found["NegGradSeg"], found["Retrain"]) == (("forget set",), ("coarse masks",), ())
 
 
 def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
@@ -98,6 +215,8 @@ def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
         view = View.RETAIN
 
     class Demanding(OutputPerturbation):
+        card = replace(OutputPerturbation.card, stores="a head")
+
         def __init__(self, head: str) -> None:
             super().__init__()
 
@@ -160,10 +279,11 @@ def test_a_head_is_planned_with_the_ridge_of_the_module_and_the_images_of_the_da
         assert lines[name]["noise_norm"] == pytest.approx(mechanism.final_noise() * math.sqrt(51), rel=1e-6)
         assert lines[name]["ratio"] == pytest.approx(longest / lines[name]["noise_norm"])
     quiet_first = sorted(expected, key=lambda name: lines[name]["noise_norm"])
-    assert [line["operator"] for line in target["ranking"][:3]] == quiet_first
+    assert [line["operator"] for line in target["ranking"] if line["operator"] in HEADS] == quiet_first
     assert lines["ResidualCertificate"]["regime"] == "survives"
     assert "all 600 images counted as changed" in lines["NewtonStep"]["why"]
-    assert target["conclusion"].startswith("ResidualCertificate: the head survives")
+    assert target["ranking"][0]["operator"] == "ResidualCertificate"
+    assert "the head survives" in target["conclusion"]
     assert "not survive" not in target["conclusion"]
     assert (target["mechanisms"], target["remedies"]) == ([], [])
 

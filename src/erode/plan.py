@@ -70,7 +70,7 @@ class Outlook:
         d: exposed parameters, >= 1.
         start: measured distance of the trained weights from the anchor (units of the weights); None = unknown, and
             then it is taken to fill the ball, the best case.
-        evaluations: gradient evaluations of the noisy phase; None = unknown.
+        evaluations: gradient evaluations of the noisy phase and beside steps; None = unknown.
 
     Raises:
         ValueError: if a number is out of range.
@@ -285,4 +285,4 @@ def _against(best: Outlook, other: Outlook) -> str:
 def _evaluations(outlook: Outlook) -> str:
     if outlook.evaluations is None:
         return "an unknown number of gradient evaluations"
-    return f"{outlook.evaluations:g} gradient evaluations in the noisy phase" if outlook.evaluations else "no gradient"
+    return f"{outlook.evaluations:,g} gradient evaluations of its own" if outlook.evaluations else "no gradient"

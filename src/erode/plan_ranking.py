@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .accounting._checks import check_delta
 from .mechanisms import BallMechanism, Mechanism
-from .operator_card import NOTHING, OperatorCard
+from .operator_card import AT_NO_REQUEST, NO_EFFORT, NOTHING, Effort, OperatorCard
 from .plan import Outlook, Regime, cheapest, regime_of, remedies, why_cheapest
 
 
@@ -23,6 +24,9 @@ class Candidate:
         card: what its class says about it.
         mechanism: constants of a certified operator; the noise is calibrated anew for each target.
         noisy_evaluations: gradient evaluations of its noisy phase; None = unknown.
+        effort: what it computes beside steps; None = unknown.
+        per_pass: batches of a pass over the data; None = unknown.
+        lacks: what it needs and is not at hand.
         assumes: of the request, where nobody said it.
         why_not: why a certified operator brings no mechanism.
         why_never: why it cannot run on this module at all.
@@ -32,6 +36,9 @@ class Candidate:
     card: OperatorCard
     mechanism: Mechanism | None = None
     noisy_evaluations: float | None = None
+    effort: Effort | None = NO_EFFORT
+    per_pass: float | None = None
+    lacks: tuple[str, ...] = ()
     assumes: str = ""
     why_not: str | None = None
     why_never: str | None = None
@@ -40,6 +47,18 @@ class Candidate:
     def reference(self) -> str | None:
         """What the certificate compares with; None where there is no certificate, or no choice."""
         return None if self.mechanism is None else self.mechanism.reference
+
+    @property
+    def beside(self) -> tuple[float, float] | None:
+        """Gradient evaluations beside steps, least and most; None = unknown."""
+        return None if self.effort is None else self.effort.range(self.per_pass)
+
+    @property
+    def evaluations(self) -> float | None:
+        """Gradient evaluations of its noisy phase and beside steps, at most; None = unknown."""
+        if self.noisy_evaluations is None or self.beside is None:
+            return None
+        return self.noisy_evaluations + self.beside[1]
 
     def at(self, epsilon: float, delta: float) -> Mechanism:
         """Its mechanism with the noise that a target needs.
@@ -66,7 +85,7 @@ class Candidate:
             raise ValueError(f"{self.operator} does not start from the trained weights")
         return Outlook(
             operator=self.operator, mechanism=made, epsilon=epsilon, delta=delta, d=d, start=start,
-            evaluations=self.noisy_evaluations,
+            evaluations=self.evaluations,
         )  # fmt: skip
 
 
@@ -86,13 +105,11 @@ class Rank:
     """By that ratio."""
 
     @property
-    def group(self) -> int:
-        """Smaller is better.
+    def promises(self) -> int:
+        """How good it is where all that it needs is at hand; smaller is better.
 
-        A certified start or head that survives, exact, certified by regime, not planned, no guarantee, cannot run here.
+        A certified start or head that survives, exact, certified by regime, not planned, no guarantee.
         """
-        if self.candidate.why_never is not None:
-            return 6
         if self.candidate.card.guarantee == "exact":
             return 1
         if self.candidate.card.guarantee != "certified":
@@ -100,6 +117,15 @@ class Rank:
         if self.regime is None:
             return 4 if self.noise is None else 2
         return {Regime.SURVIVES: 0, Regime.PARTLY: 2, Regime.LOST: 3}[self.regime]
+
+    @property
+    def group(self) -> int:
+        """The same here: what promises something that would need more comes before what promises nothing."""
+        if self.candidate.why_never is not None:
+            return 7
+        if self.promises == 5:
+            return 6
+        return 5 if self.candidate.lacks else self.promises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,30 +243,45 @@ def _target(candidates: Sequence[Candidate], known: _Known, epsilon: float) -> T
 
 
 def _conclusion(ranking: Sequence[Rank], weights_norm: float | None) -> tuple[str, list[str]]:
-    """What comes first and why; where that keeps no trained start, also the best that tries, and what would help it."""
+    """What comes first and why; where that keeps no trained start, also the best that tries, and what would help."""
     first, outlooks = ranking[0], [rank.outlook for rank in ranking if rank.outlook is not None]
     same = [one for one in outlooks if one.mechanism.reference == outlooks[0].mechanism.reference]
+    better = [rank for rank in ranking if rank.group == 5 and rank.promises < first.promises]
+    advice = [
+        f"what is not at hand ({', '.join(rank.candidate.lacks)}): with it {rank.candidate.operator} comes first; "
+        f"{rank.why}"
+        for rank in better[:1]
+    ]
+    once = f"once there is what it needs ({', '.join(first.candidate.lacks)}), " if first.candidate.lacks else ""
     if first.outlook is not None:
-        return _of_balls(first.outlook, same), remedies(first.outlook, weights_norm)
-    said = f"{first.candidate.operator}: {first.why}"
+        return once + _of_balls(first.outlook, same), advice + remedies(first.outlook, weights_norm)
+    said = f"{first.candidate.operator}: {once}{first.why}"
     if not same or first.regime is Regime.SURVIVES:
-        return said, []
+        return said, advice
     best = cheapest(same)
     said += f". Of those that start from the trained weights, {_of_balls(best, same)}"
-    return said, remedies(best, weights_norm)
+    return said, advice + remedies(best, weights_norm)
 
 
 def _of_balls(best: Outlook, same: Sequence[Outlook]) -> str:
     return f"{why_cheapest(same, best)}. {best.regime.value[0].upper()}{best.regime.value[1:]}"
 
 
-def _order(rank: Rank) -> tuple[int, float, float, float, bool, str]:
-    """Group; the larger ratio (in steps of 1 %) or the smaller noise; fewer evaluations, nothing stored, the name."""
+def _order(rank: Rank) -> tuple[object, ...]:
+    """Group, the same with all at hand, promises without a limit; the larger ratio (in steps of 1 %) or less noise.
+
+    Then fewer evaluations, nothing stored, the name.
+    """
+    candidate, card = rank.candidate, rank.candidate.card
     ratio = math.inf if not rank.ratio else -round(100 * math.log(rank.ratio))
     noise = 0.0 if rank.ratio or rank.noise is None else rank.noise
-    evaluations = rank.candidate.noisy_evaluations or 0.0
-    cost = rank.candidate.card.evaluations_per_step + evaluations
-    return rank.group, ratio, noise, cost, rank.candidate.card.stores != NOTHING, rank.candidate.operator
+    beside = (candidate.effort or NO_EFFORT).range(candidate.per_pass or 1.0) or (0.0, 0.0)
+    cost = card.evaluations_per_step + (candidate.noisy_evaluations or 0.0) + beside[0]
+    limited = card.guarantee == "exact" and bool(card.scope)
+    return (
+        rank.group, rank.promises, len(candidate.lacks), limited, ratio, noise, cost, card.stores != NOTHING,
+        candidate.operator,
+    )  # fmt: skip
 
 
 def _rank(candidate: Candidate, known: _Known, epsilon: float) -> Rank:
@@ -249,6 +290,8 @@ def _rank(candidate: Candidate, known: _Known, epsilon: float) -> Rank:
         return made(noise=None, outlook=None, why=f"cannot run here: {candidate.why_never}")
     if candidate.card.guarantee == "exact":
         why = "no forget atom takes part, so epsilon = 0 and delta = 0 without noise, for training on retained data"
+        if candidate.card.manipulation == AT_NO_REQUEST:
+            why = f"epsilon = 0 and delta = 0 {candidate.card.scope}, with nothing to compute"
         return made(noise=None, outlook=None, why=why)
     if candidate.card.guarantee != "certified":
         why = "promises nothing, so it meets no target; keeps the trained weights"
@@ -268,7 +311,8 @@ def _rank(candidate: Candidate, known: _Known, epsilon: float) -> Rank:
         why = "certified; what its noise leaves of the trained weights is not predicted here"
         return made(noise=noise, outlook=None, why=why)
     most = "at most " if known.weights_norm is None else ""
-    ratio, regime = norm / noise, regime_of(norm / noise)
+    ratio = norm / max(noise, sys.float_info.min)  # a variance below the smallest float is none
+    regime = regime_of(ratio)
     why = f"the head {regime.short}: noise of {noise:.3g} on weights of norm {most}{norm:.3g}"
     why += ", so fitting the head anew is exact and costs no more" if regime is Regime.LOST else ""
     why += f" ({candidate.assumes})" if candidate.assumes else ""
@@ -306,7 +350,10 @@ def _rank_dict(rank: Rank) -> dict[str, Any]:
         "ratio": rank.ratio,
         "regime": None if rank.regime is None else rank.regime.short,
         "noise_norm": rank.noise,
+        "not_at_hand": list(rank.candidate.lacks),
         "noisy_evaluations": rank.candidate.noisy_evaluations,
+        "evaluations_beside_steps": rank.candidate.beside,
+        "passes": None if rank.candidate.effort is None else rank.candidate.effort[1:],
         "evaluations_per_step": rank.candidate.card.evaluations_per_step,
         "stores": rank.candidate.card.stores,
         "paper": rank.candidate.card.paper,

@@ -21,10 +21,10 @@ from .callbacks.exposure import INITIALISATION, anchor_of, exposed_parameters
 from .callbacks.noisy_sgd import vector_norm
 from .datamodules import MaskDataModule
 from .files import fresh_folder
-from .mechanisms import Mechanism
+from .mechanisms import BallMechanism, Mechanism
 from .plan import too_many_pixels
 from .plan_candidates import Setting, candidates
-from .plan_ranking import plan
+from .plan_ranking import Candidate, plan
 from .plan_report import print_plan, write_plan
 from .weights import load_weights
 
@@ -126,9 +126,8 @@ def plan_command(args: Sequence[str]) -> str:
     given = cli.config_init
     operator = _operator(given.trainer.callbacks or [])
     setting = Setting.of(given.model, given.data)
-    if operator is not None:
-        setting.check(operator)
     delta = given.delta or getattr(operator, "delta", None) or DELTA
+    found = candidates(operator, delta, setting)
     folder = None if given.out is None else Path(given.out)
     if folder is not None and (folder / "plan.json").exists():
         raise MisconfigurationException(
@@ -136,14 +135,14 @@ def plan_command(args: Sequence[str]) -> str:
         )
     measured = measure(given.model, operator, given.init_from)
     made = plan(
-        candidates(operator, delta, setting),
+        found,
         d=measured.d,
         epsilons=given.epsilon or _own_epsilons(operator, delta) or EPSILONS,
         delta=delta,
         start=measured.start,
         weights_norm=measured.weights_norm,
         largest_norm=setting.largest_head,
-        notes=_notes(given.data, delta, measured, setting),
+        notes=[*_taken(found, measured, setting), *_notes(given.data, delta)],
     )
     print_plan(made)
     folder = folder or fresh_folder("runs", "plan")
@@ -190,19 +189,26 @@ def _own_epsilons(operator: UnlearningOperator | None, delta: float) -> list[flo
     return [getattr(operator, "epsilon", None) or mechanism.epsilon(delta)]
 
 
-def _notes(data: LightningDataModule | None, delta: float, measured: Measured, setting: Setting) -> list[str]:
-    notes = []
-    if measured.start is None and setting.largest_head is None:
-        notes = [
-            "the trained weights were taken to fill the ball; --init_from WEIGHTS measures how far they really are"
-        ]
-    elif measured.start is None:
-        notes = ["the head was taken to be as long as its minimiser can be; --init_from WEIGHTS measures it"]
+def _taken(found: Sequence[Candidate], measured: Measured, setting: Setting) -> list[str]:
+    """What was assumed of weights that nobody gave."""
+    if measured.start is not None:
+        return []
+    if any(isinstance(one.mechanism, BallMechanism) for one in found):
+        return ["the trained weights were taken to fill the ball; --init_from WEIGHTS measures how far they really are"]
+    if setting.largest_head is not None:
+        return ["the head was taken to be as long as its minimiser can be; --init_from WEIGHTS measures it"]
+    return []
+
+
+def _notes(data: LightningDataModule | None, delta: float) -> list[str]:
+    notes: list[str] = []
+    if data is None:
+        notes.append("no data were configured, so nothing was asked of them, nor whether they are at hand")
     if isinstance(data, MaskDataModule):
         try:
             image = data.read(data.part("train")[0]).image
         except (OSError, ValueError, IndexError) as error:  # a plan does not need the data
-            return [*notes, f"delta was not held against the pixels of an image, as none could be read: {error}"]
+            return [f"delta was not held against the pixels of an image, as none could be read: {error}"]
         many = too_many_pixels(delta, prod(image.shape[1:]))
         notes += [] if many is None else [many]
     return notes
