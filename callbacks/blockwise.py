@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
 from ..accounting import NoisyIteration, Reference
 from ..certificate import Account, Target
@@ -122,15 +123,15 @@ class Blockwise(NoisyPhase):
         whole = self._mechanism([1])
         super().__init__(whole, Target(epsilon=epsilon, delta=delta), anchor, exposed, shrink, seed, folder)
 
-    def check(self, trainer: Trainer, module: LightningModule) -> None:
-        """Find the blocks; refuse what cannot be certified."""
+    def check_module(self, module: nn.Module) -> None:
+        """Find the blocks."""
+        super().check_module(module)
         exposed = exposed_parameters(module, self.exposed)
         named = blocks_of(list(exposed), self.blocks)
         place = {name: index for index, name in enumerate(exposed)}
         self._members = [[place[name] for name in block] for block in named]
         self.mechanism = self._mechanism([sum(exposed[name].numel() for name in block) for block in named])
         self.optimizer_steps = self.mechanism.steps
-        super().check(trainer, module)
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Clip every block around the anchor and take over the optimiser."""

@@ -15,6 +15,7 @@ from ..files import digest_of
 from ..mechanisms import Mechanism
 from ..weights import weights_digest
 from .operator import UnlearningOperator
+from .refusals import manual
 from .served import split_of
 
 
@@ -47,6 +48,11 @@ class CertifiedOperator(UnlearningOperator, base=True):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._ended_with = None
+
+    @classmethod
+    def refuses(cls, module: nn.Module) -> str | None:
+        """Also modules that optimise manually."""
+        return super().refuses(module) or manual(module, cls.__name__)
 
     @abstractmethod
     def account(self) -> Account:

@@ -17,7 +17,7 @@ from ..accounting._checks import check_non_negative, check_positive, check_steps
 from ..certificate import Target
 from ..curvature import extreme_eigenvalue, flatten, lissa, unflatten
 from ..mechanisms import CNSMechanism, published_sensitivity
-from ..operator_card import OperatorCard
+from ..operator_card import Effort, OperatorCard
 from .exposure import INITIALISATION, Anchor
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, project_
@@ -87,7 +87,8 @@ class CNS(NoisyPhase):
         needs=("retained data", "anchor"),
         requests=("item", "pixel"),
         stores="one copy of the exposed parameters (the anchor)",
-        costs="restarts × iterations Hessian-vector products once, then one gradient evaluation per step",
+        costs="once restarts × iterations Hessian-vector products on a batch, 4 × power iterations on four batches, "
+        "and one gradient over all data; then one gradient evaluation per step",
         technique="certified removal",
         manipulation="model shifting",
         config="unlearn/cns.yaml",
@@ -133,6 +134,13 @@ class CNS(NoisyPhase):
         mechanism = CNSMechanism.from_target(epsilon, delta, sigma, reference=reference, radius=radius)
         super().__init__(mechanism, Target(epsilon=epsilon, delta=delta), anchor, exposed, shrink, seed, folder)
         self.optimizer_steps = 0
+
+    def effort(self, batches: int | None) -> Effort:
+        """The products of LiSSA, those for both extreme curvatures before and after the step, and one gradient."""
+        curvature = 2 * self.power_iterations * min(BATCHES, BATCHES if batches is None else batches)
+        products = self.restarts * self.iterations + 2 * curvature
+        passes = 1.0 if batches is None else 0.0
+        return Effort(2.0 * products + (batches or 0), passes, passes)
 
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Subtract the Newton direction, which stands in the gradients, and clip."""

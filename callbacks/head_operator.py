@@ -15,6 +15,7 @@ from ..accounting import NoisyIteration
 from ..certificate import Account, Target
 from ..masks import View
 from ..mechanisms import Mechanism
+from ..operator_card import Effort
 from ..ridge import RidgeHead, RidgeObjective
 from ..weights import state_digest
 from .anchor_checks import check_history
@@ -49,6 +50,8 @@ class HeadOperator(CertifiedOperator, base=True):
     objective_batch_size: int | None = None
     """Smallest batch of the objective; None where batches do not matter."""
 
+    passes: ClassVar[tuple[float, float]]
+    """Over the features, least and most."""
     fixed_effort: ClassVar[bool] = True
     """Whether the passes over the data are as many for any start; else their number would tell of it: left out."""
 
@@ -75,17 +78,29 @@ class HeadOperator(CertifiedOperator, base=True):
 
     # Order of a run ------------------------------------------------------------------------------------------
 
-    def check(self, trainer: Trainer, module: LightningModule) -> None:
-        """Refuse what cannot be certified."""
-        name = type(self).__name__
-        head_of(module, name)
-        check_setup(trainer, module, name, 0)
+    @classmethod
+    def refuses(cls, module: nn.Module) -> str | None:
+        """Also modules without a strongly convex head."""
+        return super().refuses(module) or _no_head(module, cls.__name__)
+
+    def check_module(self, module: nn.Module) -> None:
+        """Refuse another ridge than that of the account."""
+        super().check_module(module)
+        assert isinstance(module, RidgeHead)
         ridge = self._ridge()
         if module.ridge != ridge:
             raise MisconfigurationException(
-                f"{name} was given ridge = {ridge}, the module minimises with ridge = {module.ridge}; the guarantee "
-                "rests on it, so give the module's"
+                f"{type(self).__name__} was given ridge = {ridge}, the module minimises with ridge = {module.ridge}; "
+                "the guarantee rests on it, so give the module's"
             )
+
+    def effort(self, batches: int | None) -> Effort:
+        """Its passes over the features."""
+        return Effort(0.0, *self.passes)
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse what cannot be certified."""
+        check_setup(trainer, module, type(self).__name__, 0)
         # The frozen encoder's running statistics are part of it: they are put back after the reset, and then must
         # equal the anchor's.
         self._buffers = {buffer: value.detach().clone() for buffer, value in module.named_buffers()}
@@ -192,12 +207,19 @@ def head_of(module: LightningModule, operator: str) -> nn.Parameter:
         MisconfigurationException: for any other module.
     """
     if not isinstance(module, RidgeHead):
-        raise MisconfigurationException(
-            f"{operator} certifies strongly convex heads only, and {type(module).__name__} has none; use "
-            "erode.lightning_modules.PixelHead, or an operator for whole networks such as GradientClipping"
-        )
+        raise MisconfigurationException(_no_head(module, operator))
     if module.head.dtype not in (torch.float32, torch.float64):
         raise MisconfigurationException(
             f"the head is stored as {module.head.dtype}, whose rounding {operator} does not count; keep it in float32"
         )
     return module.head
+
+
+def _no_head(module: nn.Module, operator: str) -> str | None:
+    """What is wrong with a module that has no strongly convex head; None = it has one."""
+    if isinstance(module, RidgeHead):
+        return None
+    return (
+        f"{operator} certifies strongly convex heads only, and {type(module).__name__} has none; use "
+        "erode.lightning_modules.PixelHead, or an operator for whole networks such as GradientClipping"
+    )

@@ -71,6 +71,8 @@ class NewtonStep(HeadOperator):
         page="newton_step.md",
     )
 
+    passes = (2, 2)
+
     def __init__(
         self,
         samples: int,

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.nn import Module
 from torch.nn.parameter import Parameter, is_lazy
 
 from ..batch import Role
 from ..files import write_json
 from ..ledger import Ledger
 from ..masks import View
-from ..operator_card import OperatorCard
+from ..operator_card import Effort, OperatorCard
 from ..weights import weights_digest
 from .deferred import DeferredCheck
 from .early_scores import forget_earlier_runs
@@ -34,15 +35,15 @@ _WEIGHTS_KEY = "erode_weights"
 class UnlearningOperator(Callback):
     """Base of all operators. One run of ``Trainer.fit`` with one operator unlearns once.
 
-    The order of a run is fixed here; subclasses fill the slots :meth:`check`, :meth:`remember`, :meth:`prepare`,
-    :meth:`resume`, :meth:`shortfall` and :meth:`finish`:
+    The order of a run is fixed here; subclasses fill the slots :meth:`check_module`, :meth:`check`, :meth:`remember`,
+    :meth:`prepare`, :meth:`resume`, :meth:`shortfall` and :meth:`finish`:
 
     1. ``setup``: a DataModule of ours is told to serve :attr:`view`, beside the forget set where the operator
        :attr:`asks_for_forget`; any other keeps serving what its owner chose, which must be retained data.
-    2. ``on_fit_start``: :meth:`check` refuses what cannot work, :meth:`remember` copies what it needs of the
-       original model, running statistics of normalisation layers are reset (they were computed on the forget set,
-       theory §4), :meth:`prepare` changes the weights. A run that goes on from a checkpoint is not reset again;
-       :meth:`resume` takes the place of :meth:`remember` and :meth:`prepare`.
+    2. ``on_fit_start``: :meth:`check_module` and :meth:`check` refuse what cannot work, :meth:`remember` copies what
+       it needs of the original model, running statistics of normalisation layers are reset (they were computed on the
+       forget set, theory §4), :meth:`prepare` changes the weights. A run that goes on from a checkpoint is not reset
+       again; :meth:`resume` takes the place of :meth:`remember` and :meth:`prepare`.
     3. Each batch: one that still marks pixels as FORGET is refused, outside of the entry ``forget`` of an operator
        that :attr:`asks_for_forget`.
     4. ``on_train_end``, if the run was not cut short and has no :meth:`shortfall`: rank 0 writes
@@ -97,6 +98,20 @@ class UnlearningOperator(Callback):
         self._batches_before = 0
 
     # Slots ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def refuses(cls, module: Module) -> str | None:
+        """Why no settings would let it work on a module, with a remedy; None = some may. ``erode plan`` asks too."""
+        return None
+
+    def check_module(self, module: Module) -> None:
+        """Refuse a module that these settings do not fit, whatever its weights. ``erode plan`` asks too."""
+        if (why := self.refuses(module)) is not None:
+            raise MisconfigurationException(why)
+
+    def effort(self, batches: int | None) -> Effort:
+        """What a run computes beside its steps, for data of so many batches (None = unknown). ``erode plan`` asks."""
+        return Effort()
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse, with a remedy, what this operator cannot work with."""
@@ -190,6 +205,7 @@ class UnlearningOperator(Callback):
         check_loop(pl_module, type(self).__name__)
         if self._promises:
             check_known(trainer, pl_module, type(self).__name__)
+        self.check_module(pl_module)
         self.check(trainer, pl_module)
         check_averaging(trainer, self)
         self._never_finite = infinite_buffers(pl_module)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..accounting import pnsgd_epochs
 from ..certificate import Target
 from ..mechanisms import NoisySGDMechanism
-from ..operator_card import OperatorCard
+from ..operator_card import Effort, OperatorCard
 from ..ridge import RidgeObjective, noisy_sgd
 from .head_operator import HeadOperator, head_of
 from .noisy_learning import FILE, Process, head_digest
@@ -123,6 +123,11 @@ class ProjectedNoisySGD(HeadOperator):
         self._images: list[int] = []
         self._ended_in = ""
         super().__init__(self._mechanism(), Target(epsilon=epsilon, delta=delta), anchor, seed, folder)
+
+    def effort(self, batches: int | None) -> Effort:
+        """One pass per epoch."""
+        epochs = self.mechanism.steps / (self.samples // self.batch_size)
+        return Effort(0.0, epochs, epochs)
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse weights that the process did not end in."""

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+from torch.nn import Module
 
 PRECISIONS = {
     "16-mixed": "skips steps silently when a gradient overflows",
@@ -51,11 +52,8 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
     Raises:
         MisconfigurationException: with the reason and the remedy.
     """
-    if not module.automatic_optimization:
-        raise MisconfigurationException(
-            f"{type(module).__name__} optimises manually, so {operator} cannot own the step; "
-            "set automatic_optimization = True for the unlearning run"
-        )
+    if (why := manual(module, operator)) is not None:
+        raise MisconfigurationException(why)
     precision = str(trainer.precision)
     if precision not in ("32-true", "64-true", "bf16-mixed"):
         why = PRECISIONS.get(precision, "is untested here")
@@ -79,6 +77,16 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
             f"{operator} needs {steps} optimiser steps, this run takes {trainer.estimated_stepping_batches}; "
             "raise max_steps or max_epochs, or lower the operator's steps"
         )
+
+
+def manual(module: Module, operator: str) -> str | None:
+    """Why a module that optimises manually cannot take certified steps; None = it does not."""
+    if getattr(module, "automatic_optimization", True):
+        return None
+    return (
+        f"{type(module).__name__} optimises manually, so {operator} cannot own the step; "
+        "set automatic_optimization = True for the unlearning run"
+    )
 
 
 def check_callbacks(trainer: Trainer, operator: str) -> None:

@@ -66,6 +66,7 @@ class ResidualCertificate(HeadOperator):
     )
 
     fixed_effort = False  # it minimises from the trained head
+    passes = (10, 20)
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class QuantisedTraining(LightningModule):
         scope="for as many removals as its budget states",
         paper="after PCMU (Zhang Z. et al. 2022), budgets in whole numbers; theory §5",
         trains_on="all data, one full batch per step; nothing runs at a request",
-        needs=(),
+        needs=("quantised training",),
         requests=("item",),
         costs="one gradient evaluation of each image per step",
         technique="certified removal",

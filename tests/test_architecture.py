@@ -28,6 +28,7 @@ TOP = {
     "erode.unexposed_head",
     "erode.methods",
     "erode.operators",
+    "erode.plan_candidates",
     "erode.planning",
     "erode.protocols",
     "erode.row_trainer",

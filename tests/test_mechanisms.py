@@ -1,10 +1,13 @@
 """Mechanisms: the promised ε is met, both ways round, and constants survive being written down."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from erode.accounting import NoisyIteration
 from erode.mechanisms import (
     BlockwiseMechanism,
     CNSMechanism,
@@ -59,6 +62,31 @@ def test_constants_out_of_range_are_refused(wrong):
     constants = OutputPerturbationMechanism(reference="anchor", radius=1.0, sigma=1.0).constants()
     with pytest.raises(ValueError, match=r"\w"):
         mechanism({**constants, **wrong})
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-4, 100.0])
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_the_account_at_once_is_that_of_a_run_step_by_step(reference, decay):
+    """A certificate holds the pieces that a run kept step by step, and a μ that comes from the constants."""
+    made = GradientClippingMechanism(
+        reference=reference, radius=5.0, clip_norm=1.0, learning_rate=1e-4, weight_decay=decay, steps=50_000, sigma=0.02
+    )
+    kept = NoisyIteration()
+    for _ in range(made.steps):
+        made.account_step(kept)
+    assert made.pieces() == kept.blocks
+    assert made.mu() == pytest.approx(kept.mu(made.initial_distance()), rel=1e-10)
+
+
+@pytest.mark.parametrize(("kind", "constants"), [KINDS[0], KINDS[-1]])
+def test_mechanisms_of_a_hundred_million_steps_are_made_in_no_time(kind, constants):
+    steps = {"steps": 10**8 * len(constants.get("sizes", [1]))}
+    began = time.process_time()
+    made = kind.calibrated(1.0, 1e-7, reference="retrained", radius=5.0, **{**constants, "weight_decay": 1e-7, **steps})
+    numbers = (made.mu(), made.final_noise(), made.displacement(), made.kept_radius(), made.epsilon(1e-7))
+    assert time.process_time() - began < 0.2
+    assert all(0 <= number < float("inf") for number in numbers)
+    assert made.epsilon(1e-7) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_model_clipping_is_never_worse_than_its_last_step_alone():

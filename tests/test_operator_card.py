@@ -8,6 +8,7 @@ from erode.callbacks import FineTune, Retrain, UnlearningOperator
 from erode.callbacks.certified import CertifiedOperator
 from erode.callbacks.head_operator import HeadOperator
 from erode.callbacks.noisy_phase import NoisyPhase
+from erode.operator_card import Effort
 from erode.operators import operator_cards, operator_kinds
 
 CALLBACKS = {name: kind for name, kind in operator_kinds().items() if issubclass(kind, UnlearningOperator)}
@@ -55,6 +56,22 @@ def test_a_card_says_what_the_class_does(name):
     assert ("anchor" in kind.card.needs) == issubclass(kind, NoisyPhase)
     assert ("unexposed encoder" in kind.card.needs) == issubclass(kind, HeadOperator)
     assert (kind.card.evaluations_per_step == 0) == issubclass(kind, HeadOperator)
+
+
+@pytest.mark.parametrize(
+    ("effort", "batches", "found", "words"),
+    [
+        (Effort(), None, (0, 0), ""),
+        (Effort(680.0), None, (680, 680), "680 once"),
+        (Effort(680.0, 1.0, 1.0), None, None, "680 and 1 pass once"),
+        (Effort(0.0, 2.0, 2.0), 37.5, (75, 75), "2 passes (75) once"),
+        (Effort(0.0, 10.0, 20.0), None, None, "10 to 20 passes once"),
+        (Effort(0.0, 10.0, 20.0), 75, (750, 1500), "10 to 20 passes (750 to 1,500) once"),
+    ],
+)
+def test_what_is_computed_beside_steps_in_numbers_and_in_words(effort, batches, found, words):
+    assert effort.range(batches) == found
+    assert effort.words(batches) == words
 
 
 @pytest.mark.parametrize(

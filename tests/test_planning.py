@@ -1,6 +1,7 @@
 """`erode plan` as a user runs it: the configurations of a run, no training."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,19 +13,27 @@ import pytest
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule
+from torch import nn
 
 from erode import callbacks
-from erode.callbacks import GradientClipping, OutputPerturbation, Retrain, UnlearningOperator
+from erode.callbacks import GradientClipping, OutputPerturbation, ProjectedNoisySGD, Retrain, UnlearningOperator
 from erode.cli import main
-from erode.lightning_modules import SegmentationModule
+from erode.ledger import FILE_NAME, Ledger
+from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.masks import View
-from erode.planning import PlanCLI, candidates, measure
+from erode.mechanisms import BallMechanism, NewtonMechanism, ResidualMechanism
+from erode.operators import operator_kinds
+from erode.plan_candidates import Setting, candidates
+from erode.planning import PlanCLI, measure
 from erode.weights import save_weights
 
 CONFIGS = files("erode.configs")
 DATA = ["--config", str(CONFIGS / "data" / "synthetic.yaml")]
 MODEL = ["--config", str(CONFIGS / "model" / "unet.yaml")]
+HEAD = ["--config", str(CONFIGS / "model" / "pixel_head.yaml")]
 USUAL = [*DATA, *MODEL]
+HEADS = {"NewtonStep", "ProjectedNoisySGD", "ResidualCertificate"}
 
 
 def unlearn(name):
@@ -56,7 +65,7 @@ def test_in_a_shell(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "plan: runs/plan-0/plan.json, runs/plan-0/plan.png" in done.stdout
     assert "52,256 exposed parameters" in done.stdout
-    assert "this is a re-initialisation" in done.stdout
+    assert "this is a re-initialisation" in " ".join(done.stdout.split())
     made = read(tmp_path / "runs" / "plan-0")
     assert [target["epsilon"] for target in made["targets"]] == [1.0, 3.0, 8.0]
     assert made["d"] == sum(parameter.numel() for parameter in SegmentationModule(num_classes=3).parameters())
@@ -69,21 +78,135 @@ def test_in_a_shell(tmp_path):
             ("Blockwise", "retrained"), ("Blockwise", "anchor"), ("Blockwise", "noise"),
             ("CNS", "retrained"), ("CNS", "noise"),
         }  # fmt: skip
-        assert target["conclusion"].startswith("OutputPerturbation needs the least noise")
+        assert target["conclusion"].startswith("Retrain: no forget atom takes part")
+        assert "OutputPerturbation needs the least noise" in target["conclusion"]
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_every_operator_is_ranked(planned):
     made, _ = planned(*USUAL, "--epsilon", "1")
-    kinds = [getattr(callbacks, name) for name in callbacks.__all__]
-    operators = {k.__name__ for k in kinds if issubclass(k, UnlearningOperator) and k is not UnlearningOperator}
+    kinds = operator_kinds()
     ranking = made["targets"][0]["ranking"]
-    assert {line["operator"] for line in ranking} == operators
+    assert {line["operator"] for line in ranking} == kinds.keys() >= {"QuantisedTraining", "Retrain"}
     assert ranking[0]["guarantee"] == "exact"
-    assert ranking[-1]["guarantee"] == "approximate"
     for line in ranking:
-        kind = getattr(callbacks, line["operator"])
-        assert (line["guarantee"], line["paper"]) == (kind.card.guarantee, kind.card.paper)
+        card = kinds[line["operator"]].card
+        assert (line["guarantee"], line["paper"]) == (card.guarantee, card.paper)
+
+
+def test_what_a_run_computes_beside_its_steps_is_shown(planned):
+    """600 images in batches of 16; there are 23 layers, each of which Blockwise gives steps of its own."""
+    made, shown = planned(*USUAL, "--epsilon", "1")
+    lines = {line["operator"]: line for line in made["targets"][0]["ranking"]}
+    assert lines["CNS"]["evaluations_beside_steps"] == [717, 717]
+    assert lines["OutputPerturbation"]["evaluations_beside_steps"] == [0, 0]
+    module = SegmentationModule(num_classes=3)
+    layers = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
+    steps = {name: lines[name]["noisy_evaluations"] for name in ("GradientClipping", "Blockwise")}
+    assert steps["Blockwise"] == len(layers) * steps["GradientClipping"]
+    first = next(line for line in made["targets"][0]["mechanisms"] if line["operator"] == "CNS")
+    assert first["gradient_evaluations"] == 717
+    assert "717 gradient evaluations of its own" in " ".join(shown.split())
+    assert lines["NewtonStep"]["evaluations_beside_steps"] is None
+
+
+@pytest.mark.parametrize(("data", "evaluations"), [(DATA, [[375, 750], [75, 75], [37.5, 37.5]]), ([], None)])
+def test_the_passes_of_operators_for_heads_are_shown(planned, data, evaluations):
+    made, shown = planned(*data, *HEAD, "--epsilon", "1")
+    lines = {line["operator"]: line for line in made["targets"][0]["ranking"]}
+    assert lines["ResidualCertificate"]["passes"] == [10, 20]
+    if evaluations is None:
+        assert lines["ResidualCertificate"]["evaluations_beside_steps"] is None
+        assert "no data were configured" in made["notes"][-1]
+        return
+    names = ["ResidualCertificate", "NewtonStep", "ProjectedNoisySGD"]
+    assert [lines[name]["evaluations_beside_steps"] for name in names] == evaluations
+    assert "10 to 20" in shown
+
+
+# What is at hand -------------------------------------------------------------------------------------------------
+
+
+def not_at_hand(made):
+    return {line["operator"]: line["not_at_hand"] for line in made["targets"][0]["ranking"] if line["not_at_hand"]}
+
+
+def test_what_is_not_at_hand_is_shown_and_comes_after_what_can_run(planned):
+    made, shown = planned(*USUAL, "--epsilon", "1")
+    assert not_at_hand(made) == {
+        "Rewind": ["checkpoints with ledgers"], "QuantisedTraining": ["quantised training"],
+        **{name: ["unexposed encoder"] for name in HEADS},
+    }  # fmt: skip
+    names = [line["operator"] for line in made["targets"][0]["ranking"]]
+    assert names.index("ModelClipping") < names.index("Rewind") < names.index("FineTune")
+    assert "ledgers" in shown
+
+
+@pytest.mark.parametrize("ledger", [False, True])
+def test_ledgers_are_looked_for_where_rewinding_would(planned, weights, ledger):
+    module, path = weights
+    folder = Path("training")
+    folder.mkdir()
+    Path(path).rename(folder / "weights.safetensors")
+    if ledger:
+        Ledger.unexposed(module.state_dict(), "initialisation").save(folder / FILE_NAME)
+    made, _ = planned(*USUAL, *unlearn("rewind"), "--trainer.callbacks.checkpoints=training")
+    assert ("Rewind" in not_at_hand(made)) == (not ledger)
+    assert ("Rewind" in [line["operator"] for line in made["targets"][0]["ranking"][:2]]) == ledger
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_a_head_is_certified_on_an_encoder_that_is_known(planned, tmp_path, encoder):
+    """Without one it comes first all the same, as nothing else can run; the plan says what it waits for."""
+    known = []
+    if encoder:
+        made = PlanCLI(HEAD).config_init.model
+        file = save_weights(made.network.encoder.to_empty(device="cpu"), tmp_path / "encoder.safetensors")
+        known = [f"--model.init_args.encoder_weights={file}"]
+    made, _ = planned(*DATA, *HEAD, *known, "--epsilon", "1")
+    assert {name for name in not_at_hand(made) if name in HEADS} == (set() if encoder else HEADS)
+    waits = "" if encoder else "once there is what it needs (unexposed encoder), "
+    assert made["targets"][0]["conclusion"].startswith(f"ResidualCertificate: {waits}the head survives")
+
+
+def test_what_would_come_first_if_it_were_at_hand_is_the_first_remedy(planned):
+    """Trained by an optimiser, a head can be retrained as well."""
+    made, _ = planned(*DATA, *HEAD, "--model.init_args.tolerance=null", "--epsilon", "1")
+    (target,) = made["targets"]
+    assert target["conclusion"].startswith("Retrain: ")
+    assert "(unexposed encoder): with it ResidualCertificate comes first; the head survives" in target["remedies"][0]
+    assert not_at_hand(made)["OutputPerturbation"] == ["anchor"]  # the frozen encoder is no fresh draw
+
+
+def test_quantised_training_is_at_hand_where_the_module_is_trained_by_it(planned):
+    made, shown = planned(*DATA, "--config", str(CONFIGS / "model" / "quantised_unet.yaml"), "--epsilon", "1")
+    ranking = made["targets"][0]["ranking"]
+    assert [line["operator"] for line in ranking[:2]] == ["Retrain", "QuantisedTraining"]
+    assert "for as many removals as its budget states" in ranking[1]["why"]
+    assert {line["operator"] for line in ranking if "optimises manually" in line["why"]} >= {"CNS", "NewtonStep"}
+    assert "none at a" in shown
+    assert not any("fill the ball" in note for note in made["notes"])
+
+
+def test_layers_that_cannot_be_drawn_anew_leave_retraining_and_balls_without_an_anchor():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.values = nn.Parameter(torch.zeros(3))
+
+    module = nn.Sequential(nn.Linear(3, 3), Table())
+    found = {one.operator: one.lacks for one in candidates(None, 1e-7, Setting(module=module))}
+    assert found["Retrain"] == found["GradientClipping"] == ("anchor",)
+    assert found["FineTune"] == ()
+    for anchor, exposed, lacks in (("zeros", None, ()), ("gone", None, ("anchor",)), ("zeros", ["0.*"], ("anchor",))):
+        operator = OutputPerturbation(anchor=anchor, exposed=exposed)
+        assert Setting(module=module).lacks(OutputPerturbation, operator) == lacks
+
+
+def test_data_of_someone_elses_may_not_serve_what_is_to_be_forgotten():
+    setting = Setting.of(SegmentationModule(num_classes=2), LightningDataModule())
+    found = {one.operator: one.lacks for one in candidates(None, 1e-7, setting)}
+    assert (found["Scrub"], found["NegGradSeg"], found["Retrain"]) == (("forget set",), ("coarse masks",), ())
 
 
 def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
@@ -92,6 +215,8 @@ def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
         view = View.RETAIN
 
     class Demanding(OutputPerturbation):
+        card = replace(OutputPerturbation.card, stores="a head")
+
         def __init__(self, head: str) -> None:
             super().__init__()
 
@@ -112,6 +237,99 @@ def test_a_configured_operator_is_planned_with_its_own_constants(planned):
     assert (made["targets"][0]["epsilon"], made["delta"]) == (2.0, 1e-7)
     assert {line["constants"]["radius"] for line in others} == {0.5}
     assert "GradientClipping" not in {line["operator"] for line in others}
+
+
+def test_the_projection_of_a_head_is_no_ball_for_others():
+    """50 around zero says nothing of a ball around an anchor, and the other way round."""
+    head = ProjectedNoisySGD(samples=600, changed=1, radius=40.0)
+    usual = {c.operator: c.mechanism for c in candidates(None, 1e-7) if isinstance(c.mechanism, BallMechanism)}
+    found = [c for c in candidates(head, 1e-7) if isinstance(c.mechanism, BallMechanism)]
+    assert {c.operator: c.mechanism.radius for c in found} == {name: made.radius for name, made in usual.items()}
+    balls = [c.mechanism.radius for c in candidates(OutputPerturbation(radius=0.25), 1e-7) if c.operator in usual]
+    assert set(balls) == {0.25}
+
+
+# Heads -----------------------------------------------------------------------------------------------------------
+
+
+def test_on_a_whole_network_operators_for_heads_are_not_planned(planned):
+    made, shown = planned(*USUAL, "--epsilon", "1")
+    ranking = made["targets"][0]["ranking"]
+    assert {line["operator"] for line in ranking[-3:]} == HEADS
+    for line in ranking[-3:]:
+        assert (line["noise_norm"], line["ratio"]) == (None, None)
+        assert "cannot run here" in line["why"]
+    assert ranking[-4]["guarantee"] == "approximate"
+    assert "cannot run here: NewtonStep certifies strongly convex heads only" in shown
+
+
+def test_a_head_is_planned_with_the_ridge_of_the_module_and_the_images_of_the_data(planned):
+    made, _ = planned(*DATA, *HEAD, "--epsilon", "1")
+    (target,) = made["targets"]
+    lines = {line["operator"]: line for line in target["ranking"]}
+    constants = {"reference": "minimiser", "ridge": 1e-4}
+    expected = {
+        "ResidualCertificate": ResidualMechanism.calibrated(1.0, 1e-7, tolerance=1e-9, **constants),
+        "NewtonStep": NewtonMechanism.calibrated(1.0, 1e-7, samples=600, changed=600, residual=1e-9, **constants),
+        "ProjectedNoisySGD": ProjectedNoisySGD(600, 600, 1.0, 1e-7, ridge=1e-4).mechanism,
+    }
+    assert made["d"] == 51
+    longest = math.sqrt(2 * math.log(3) / 1e-4)
+    for name, mechanism in expected.items():
+        assert lines[name]["noise_norm"] == pytest.approx(mechanism.final_noise() * math.sqrt(51), rel=1e-6)
+        assert lines[name]["ratio"] == pytest.approx(longest / lines[name]["noise_norm"])
+    quiet_first = sorted(expected, key=lambda name: lines[name]["noise_norm"])
+    assert [line["operator"] for line in target["ranking"] if line["operator"] in HEADS] == quiet_first
+    assert lines["ResidualCertificate"]["regime"] == "survives"
+    assert "all 600 images counted as changed" in lines["NewtonStep"]["why"]
+    assert target["ranking"][0]["operator"] == "ResidualCertificate"
+    assert "the head survives" in target["conclusion"]
+    assert "not survive" not in target["conclusion"]
+    assert (target["mechanisms"], target["remedies"]) == ([], [])
+
+
+def test_without_data_only_what_needs_their_number_is_left_unplanned(planned):
+    made, _ = planned(*HEAD, "--epsilon", "1")
+    why = {line["operator"]: line["why"] for line in made["targets"][0]["ranking"]}
+    assert "the head survives" in why["ResidualCertificate"]
+    assert "samples, changed belong to the request" in why["NewtonStep"]
+
+
+def test_a_head_that_is_at_hand_is_measured(planned, tmp_path):
+    head = PixelHead(nn.Conv2d(3, 4, 1), 4, num_classes=2, ridge=1e-3)
+    with torch.no_grad():
+        head.head.fill_(0.5)
+    path = save_weights(head, tmp_path / "trained.safetensors")
+    encoder = ["--model.encoder=torch.nn.Conv2d"] + [
+        f"--model.encoder.{key}={value}"
+        for key, value in {"in_channels": 3, "out_channels": 4, "kernel_size": 1}.items()
+    ]
+    model = ["--model=PixelHead", *encoder, "--model.channels=4", "--model.num_classes=2", "--model.ridge=1e-3"]
+    made, _ = planned(*model, "--epsilon", "1", f"--init_from={path}")
+    first = made["targets"][0]["ranking"][0]
+    assert first["ratio"] * first["noise_norm"] == pytest.approx(0.5 * math.sqrt(10))
+    assert "at most" not in first["why"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*MODEL, *unlearn("residual_certificate")], "ResidualCertificate certifies strongly convex heads only"),
+        ([*MODEL, *unlearn("newton_step")], "NewtonStep certifies strongly convex heads only"),
+        ([*HEAD, *unlearn("residual_certificate"), "--trainer.callbacks.ridge=1e-3"], "minimises with ridge = 0.0001"),
+        ([*HEAD, *unlearn("newton_step"), "--trainer.callbacks.samples=500"], "samples = 500, the data have 600"),
+        ([*HEAD, *unlearn("output_perturbation")], "PixelHead is fitted to its tolerance before the first step"),
+        ([*HEAD, *unlearn("retrain")], "PixelHead is fitted to its tolerance before the first step"),
+        (["--config", str(CONFIGS / "model" / "quantised_unet.yaml"), *unlearn("cns")], "optimises manually"),
+    ],
+)  # fmt: skip
+def test_an_operator_whose_run_would_be_refused_is_not_planned(arguments, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        main(["plan", *DATA, *arguments])
+    assert not Path("runs").exists()
+
+
+# One operator ----------------------------------------------------------------------------------------------------
 
 
 def test_a_sigma_that_was_typed_is_planned_at_the_epsilon_it_gives(planned):

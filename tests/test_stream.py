@@ -193,7 +193,9 @@ def test_a_certified_run_that_trained_on_a_request_is_refused(tmp_path):
 def test_what_the_start_had_seen_is_no_batch_of_the_certified_run(tmp_path):
     """Its weights are exposed by their ledger, which knows of no noise; what the run itself held is not."""
     folder = trained(tmp_path / "trained")
-    operator = GradientClipping(steps=3, radius=1e3, learning_rate=10.0, anchor="zeros")  # the start is within its ball as it is
+    operator = GradientClipping(
+        steps=3, radius=1e3, learning_rate=10.0, anchor="zeros"
+    )  # the start is within its ball as it is
     ledger = ExposureLedger(folder / "ledger.json")
     release = unlearned(tmp_path / "1", folder / "weights.safetensors", without("i5"), ledger, operator)
     assert "i5" in read_ledger(release / "ledger.json").images

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Guarantee = Literal["exact", "certified", "approximate"]
 
 Need = Literal[
-    "retained data", "coarse masks", "forget set", "anchor", "checkpoints with ledgers", "unexposed encoder"
+    "retained data", "coarse masks", "forget set", "anchor", "checkpoints with ledgers", "unexposed encoder",
+    "quantised training",
 ]  # fmt: skip
 """What has to be at hand, beside the trained weights, when a request is answered."""
 
@@ -40,7 +41,57 @@ Manipulation = Literal[
 
 NOTHING = "nothing"
 
+AT_NO_REQUEST: Manipulation = "none at request time"
+"""Of a way of training that forgets without doing anything."""
+
 _SENTENCES = {"exact": "exact (ε = 0, δ = 0)", "certified": "certified (ε, δ)", "approximate": "none (approximate)"}
+
+
+class Effort(NamedTuple):
+    """What one run computes beside the steps of the optimiser, which the card counts."""
+
+    evaluations: float = 0.0
+    """Gradient evaluations, each of one batch; a Hessian-vector product is two."""
+    least_passes: float = 0.0
+    """Gradients or Hessians over all data, at least."""
+    most_passes: float = 0.0
+
+    def range(self, batches: float | None) -> tuple[float, float] | None:
+        """Gradient evaluations of one batch in all, least and most; None = unknown, as the length of a pass is.
+
+        Args:
+            batches: of a pass over the data; None = unknown.
+
+        Example:
+            >>> Effort(680.0).range(None), Effort(0.0, 10.0, 20.0).range(75), Effort(0.0, 2.0, 2.0).range(None)
+            ((680.0, 680.0), (750.0, 1500.0), None)
+        """
+        if batches is None and self.most_passes:
+            return None
+        each = batches or 0.0
+        return self.evaluations + self.least_passes * each, self.evaluations + self.most_passes * each
+
+    def words(self, batches: float | None) -> str:
+        """For tables; empty where there is nothing beside the steps.
+
+        Example:
+            >>> Effort(680.0, 1.0, 1.0).words(None), Effort(0.0, 10.0, 20.0).words(75)
+            ('680 and 1 pass once', '10 to 20 passes (750 to 1,500) once')
+        """
+        if not (self.evaluations or self.most_passes):
+            return ""
+        passes = f"{_span(self.least_passes, self.most_passes)} pass{'' if self.most_passes == 1 else 'es'}"
+        found = self.range(batches)
+        if found is None:
+            return f"{self.evaluations:,.0f} and {passes} once" if self.evaluations else f"{passes} once"
+        return f"{passes} ({_span(*found)}) once" if self.most_passes else f"{_span(*found)} once"
+
+
+NO_EFFORT = Effort()
+
+
+def _span(least: float, most: float) -> str:
+    return f"{least:,.0f}" if least == most else f"{least:,.0f} to {most:,.0f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +112,8 @@ class OperatorCard:
         stores: what is kept beside the weights, during the original training or its own run, in copies of the
             parameters or in files.
         costs: gradient evaluations in words.
-        evaluations_per_step: gradient evaluations of one batch, in units of a forward and backward pass.
+        evaluations_per_step: gradient evaluations of one batch, in units of a forward and backward pass; what a run
+            takes beside its steps depends on the settings: see :class:`Effort`.
 
     Raises:
         ValueError: for a word that is not among those above.

@@ -46,6 +46,18 @@ class Regime(Enum):
         return {"LOST": "will not survive", "PARTLY": "partly survives", "SURVIVES": "survives"}[self.name]
 
 
+def regime_of(ratio: float, kept: float = 1.0) -> Regime:
+    """By signal over noise, and by the part of the trained distance that the signal is.
+
+    Example:
+        >>> regime_of(2.0).short, regime_of(2.0, kept=0.3).short, regime_of(0.01).short
+        ('survives', 'partly survives', 'will not survive')
+    """
+    if ratio < LOST_BELOW or kept < LOST_BELOW:
+        return Regime.LOST
+    return Regime.SURVIVES if ratio >= SURVIVES_FROM and kept >= KEPT_HALF else Regime.PARTLY
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
     """What one mechanism leaves of the trained start of one network, at one target.
@@ -58,7 +70,7 @@ class Outlook:
         d: exposed parameters, >= 1.
         start: measured distance of the trained weights from the anchor (units of the weights); None = unknown, and
             then it is taken to fill the ball, the best case.
-        evaluations: gradient evaluations of the noisy phase; None = unknown.
+        evaluations: gradient evaluations of the noisy phase and beside steps; None = unknown.
 
     Raises:
         ValueError: if a number is out of range.
@@ -121,10 +133,7 @@ class Outlook:
     @property
     def regime(self) -> Regime:
         """By the ratio; a start of which the clip keeps little does not survive either."""
-        kept = 1.0 if self.kept is None else self.kept
-        if self.ratio < LOST_BELOW or kept < LOST_BELOW:
-            return Regime.LOST
-        return Regime.SURVIVES if self.ratio >= SURVIVES_FROM and kept >= KEPT_HALF else Regime.PARTLY
+        return regime_of(self.ratio, 1.0 if self.kept is None else self.kept)
 
     def sentence(self) -> str:
         """Numbers and regime; nothing in it depends on the trained weights unless ``start`` was given."""
@@ -213,9 +222,9 @@ def cheapest(outlooks: Sequence[Outlook]) -> Outlook:
     return min(near, key=lambda outlook: math.inf if outlook.evaluations is None else outlook.evaluations)
 
 
-def why_cheapest(outlooks: Sequence[Outlook]) -> str:
-    """:func:`cheapest` in one sentence."""
-    best = cheapest(outlooks)
+def why_cheapest(outlooks: Sequence[Outlook], best: Outlook | None = None) -> str:
+    """:func:`cheapest` in one sentence; ``best`` where it is known already."""
+    best = best or cheapest(outlooks)
     others = "; ".join(_against(best, outlook) for outlook in outlooks if outlook is not best)
     least = f"{best.operator} needs the least noise at the same kept signal and {_evaluations(best)}"
     return f"{least} ({others})" if others else least
@@ -276,4 +285,4 @@ def _against(best: Outlook, other: Outlook) -> str:
 def _evaluations(outlook: Outlook) -> str:
     if outlook.evaluations is None:
         return "an unknown number of gradient evaluations"
-    return f"{outlook.evaluations:g} gradient evaluations in the noisy phase" if outlook.evaluations else "no gradient"
+    return f"{outlook.evaluations:,g} gradient evaluations of its own" if outlook.evaluations else "no gradient"

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from .files import write_json
 from .mechanisms import BallMechanism
+from .operator_card import AT_NO_REQUEST
 from .pictures import COLOURS, INK, new_figure, save_figure
 from .plan import LOST_BELOW, SURVIVES_FROM, Outlook, Regime, cheapest, smallest_epsilon
 from .plan_ranking import Candidate, Plan, Target
@@ -34,6 +35,8 @@ def print_plan(plan: Plan) -> None:
         console.print()
     for target in plan.targets[:1]:
         console.print(_ranking(target, plan.delta))
+        for line in _elsewhere(target):
+            console.print(f"cannot run here: {line}", highlight=False)
     if len(plan.targets) > 1 and len({_names(target) for target in plan.targets}) > 1:
         for target in plan.targets[1:]:
             console.print(f"order at epsilon = {target.epsilon:g}: {', '.join(_names(target))}", highlight=False)
@@ -124,7 +127,7 @@ def _mechanisms(plan: Plan, target: Target) -> Table:
     table = Table(
         Column("mechanism", no_wrap=True), Column("reference", no_wrap=True),
         *(Column(title, justify="right") for title in ("steps", "σ", "kept signal", "noise σ_f·√d", "kept / noise")),
-        Column("noisy gradients", justify="right"), Column("the start …", no_wrap=True),
+        Column("own gradients", justify="right"), Column("the start …", no_wrap=True),
         title=f"epsilon = {target.epsilon:g}, delta = {plan.delta:g}, d = {plan.d:,} exposed parameters{start}",
     )  # fmt: skip
     for outlook in target.outlooks:
@@ -142,20 +145,46 @@ def _cells(outlook: Outlook) -> list[str]:
 def _ranking(target: Target, delta: float) -> Table:
     table = Table(
         "", Column("operator", no_wrap=True), Column("guarantee", no_wrap=True), Column("noise", justify="right"),
-        "gradients", "has to keep", "why",
+        "gradients", "has to keep", "not at hand", "why",
         title=f"all operators, best first, for epsilon = {target.epsilon:g}, delta = {delta:g}",
     )  # fmt: skip
     for number, rank in enumerate(target.ranking, 1):
         candidate = rank.candidate
+        if candidate.why_never is not None:
+            continue
         unknown = "–" if candidate.card.guarantee == "certified" else "none"
         noise = unknown if rank.noise is None else _number(rank.noise)
-        gradients = f"{candidate.card.evaluations_per_step:g} a step"
-        if candidate.noisy_evaluations is not None:
-            gradients += f", {candidate.noisy_evaluations:g} noisy"
         table.add_row(
-            str(number), candidate.operator, candidate.card.guarantee, noise, gradients, candidate.card.stores, rank.why
-        )
+            str(number), candidate.operator, candidate.card.guarantee, noise, _gradients(candidate),
+            candidate.card.stores, ", ".join(candidate.lacks), rank.why,
+        )  # fmt: skip
     return table
+
+
+def _gradients(candidate: Candidate) -> str:
+    """Evaluations of the optimiser's steps, of the noisy ones among them, and beside steps."""
+    card = candidate.card
+    if card.manipulation == AT_NO_REQUEST:
+        return "none at a request"
+    if candidate.effort is None:
+        return card.costs
+    steps = f"{card.evaluations_per_step:.3g} a step" if card.evaluations_per_step else ""
+    noisy = f"{candidate.noisy_evaluations:,g} noisy" if candidate.noisy_evaluations else ""
+    return ", ".join(filter(None, (steps, noisy, candidate.effort.words(candidate.per_pass)))) or "none"
+
+
+def _elsewhere(target: Target) -> list[str]:
+    """Operators that cannot run on this module, and why; once for all that say the same of themselves."""
+    found: dict[str, list[str]] = {}
+    for candidate in (rank.candidate for rank in target.ranking):
+        if candidate.why_never is not None:
+            found.setdefault(candidate.why_never.replace(candidate.operator, "\0"), []).append(candidate.operator)
+    return [
+        why.replace("\0", names[0]) + (f" (likewise {', '.join(names[1:])})" if names[1:] else "")
+        if "\0" in why
+        else f"{', '.join(names)}: {why}"
+        for why, names in found.items()
+    ]
 
 
 def _number(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 from collections.abc import Sequence
 from math import prod
@@ -17,14 +16,14 @@ from torch import nn
 
 from . import callbacks, lightning_modules  # noqa: F401  # short class names need the import
 from ._version import __version__
-from .accounting import Reference
 from .callbacks import UnlearningOperator
 from .callbacks.exposure import INITIALISATION, anchor_of, exposed_parameters
 from .callbacks.noisy_sgd import vector_norm
 from .datamodules import MaskDataModule
 from .files import fresh_folder
-from .mechanisms import Mechanism
+from .mechanisms import BallMechanism, Mechanism
 from .plan import too_many_pixels
+from .plan_candidates import Setting, candidates
 from .plan_ranking import Candidate, plan
 from .plan_report import print_plan, write_plan
 from .weights import load_weights
@@ -34,8 +33,6 @@ EPSILONS = (1.0, 3.0, 8.0)
 
 DELTA = 1e-7
 """As the operators' default."""
-
-REFERENCES: tuple[Reference, ...] = ("retrained", "anchor", "noise")
 
 _NOT_HERE = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 """What the saved configuration of a run may hold beside its sections."""
@@ -121,13 +118,16 @@ def plan_command(args: Sequence[str]) -> str:
         Where the JSON and the picture are, for people.
 
     Raises:
-        MisconfigurationException: for two operators, or for parameters that the operator could not unlearn.
+        MisconfigurationException: for two operators, for one whose run this module or these data would end before its
+            first step, and for parameters that it could not unlearn.
         ValueError: for targets out of range, or weights of another architecture.
     """
     cli = PlanCLI(args)
     given = cli.config_init
     operator = _operator(given.trainer.callbacks or [])
+    setting = Setting.of(given.model, given.data)
     delta = given.delta or getattr(operator, "delta", None) or DELTA
+    found = candidates(operator, delta, setting)
     folder = None if given.out is None else Path(given.out)
     if folder is not None and (folder / "plan.json").exists():
         raise MisconfigurationException(
@@ -135,13 +135,14 @@ def plan_command(args: Sequence[str]) -> str:
         )
     measured = measure(given.model, operator, given.init_from)
     made = plan(
-        candidates(operator, delta),
+        found,
         d=measured.d,
         epsilons=given.epsilon or _own_epsilons(operator, delta) or EPSILONS,
         delta=delta,
         start=measured.start,
         weights_norm=measured.weights_norm,
-        notes=_notes(given.data, delta, measured),
+        largest_norm=setting.largest_head,
+        notes=[*_taken(found, measured, setting), *_notes(given.data, delta)],
     )
     print_plan(made)
     folder = folder or fresh_folder("runs", "plan")
@@ -173,70 +174,6 @@ def measure(module: nn.Module, operator: UnlearningOperator | None, weights: str
         return Measured(d, float(distance), float(vector_norm(list(exposed.values()))))
 
 
-def candidates(operator: UnlearningOperator | None, delta: float) -> list[Candidate]:
-    """All operators that ``erode.callbacks`` offers, the configured one first and with its own constants.
-
-    The others are taken as their defaults make them, at the configured one's radius; certified ones with each
-    reference that makes a difference.
-
-    Args:
-        operator: configured by the user; None = there is none.
-        delta: δ.
-    """
-    found = [] if operator is None else [candidate(type(operator), operator)]
-    radius = getattr(operator, "radius", None)
-    for name in callbacks.__all__:
-        kind = getattr(callbacks, name)
-        usual = isinstance(kind, type) and issubclass(kind, UnlearningOperator) and kind is not UnlearningOperator
-        if not usual or inspect.isabstract(kind) or kind is type(operator):
-            continue
-        if kind.card.guarantee != "certified":
-            found.append(candidate(kind))
-            continue
-        takes = inspect.signature(kind).parameters
-        common = {"delta": delta, "radius": radius}
-        settings = {key: value for key, value in common.items() if key in takes and value is not None}
-        for reference in REFERENCES if "reference" in takes else (None,):
-            chosen = {} if reference is None else {"reference": reference}
-            new = _try(kind, {**settings, **chosen})
-            if not any(_same_noise(new, old) for old in found):
-                found.append(new)
-    return found
-
-
-def candidate(kind: type[UnlearningOperator], made: UnlearningOperator | None = None) -> Candidate:
-    """What an operator's class says about it, and one of its kind about its noise."""
-    mechanism = getattr(made, "mechanism", None)
-    steps = getattr(made, "optimizer_steps", None)
-    certified = isinstance(mechanism, Mechanism)
-    return Candidate(
-        operator=kind.__name__,
-        card=kind.card,
-        mechanism=mechanism if certified else None,
-        noisy_evaluations=steps * kind.card.evaluations_per_step if certified and steps is not None else None,
-    )
-
-
-def _try(kind: type[UnlearningOperator], settings: dict[str, Any]) -> Candidate:
-    wanted = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
-    missing = ", ".join(name for name in wanted if name not in settings)
-    try:
-        if missing:
-            raise ValueError(f"{missing} belong to the request, not to the network; configure it as the run's operator")
-        return candidate(kind, kind(**settings))
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        return Candidate(operator=kind.__name__, card=kind.card, why_not=str(error))
-
-
-def _same_noise(one: Candidate, other: Candidate) -> bool:
-    """Whether a second reference would only repeat a line: ``noise`` is ``anchor`` where no gradient is taken."""
-    if one.mechanism is None or other.mechanism is None:
-        return one.operator == other.operator and one.mechanism is other.mechanism
-    constants = [{k: v for k, v in made.constants().items() if k != "reference"} for made in
-                 (one.mechanism, other.mechanism)]  # fmt: skip
-    return one.operator == other.operator and constants[0] == constants[1]
-
-
 def _operator(given: Sequence[object]) -> UnlearningOperator | None:
     operators = [callback for callback in given if isinstance(callback, UnlearningOperator)]
     if len(operators) > 1:
@@ -252,15 +189,26 @@ def _own_epsilons(operator: UnlearningOperator | None, delta: float) -> list[flo
     return [getattr(operator, "epsilon", None) or mechanism.epsilon(delta)]
 
 
-def _notes(data: LightningDataModule | None, delta: float, measured: Measured) -> list[str]:
-    notes = [] if measured.start is not None else [
-        "the trained weights were taken to fill the ball; --init_from WEIGHTS measures how far they really are"
-    ]  # fmt: skip
+def _taken(found: Sequence[Candidate], measured: Measured, setting: Setting) -> list[str]:
+    """What was assumed of weights that nobody gave."""
+    if measured.start is not None:
+        return []
+    if any(isinstance(one.mechanism, BallMechanism) for one in found):
+        return ["the trained weights were taken to fill the ball; --init_from WEIGHTS measures how far they really are"]
+    if setting.largest_head is not None:
+        return ["the head was taken to be as long as its minimiser can be; --init_from WEIGHTS measures it"]
+    return []
+
+
+def _notes(data: LightningDataModule | None, delta: float) -> list[str]:
+    notes: list[str] = []
+    if data is None:
+        notes.append("no data were configured, so nothing was asked of them, nor whether they are at hand")
     if isinstance(data, MaskDataModule):
         try:
             image = data.read(data.part("train")[0]).image
         except (OSError, ValueError, IndexError) as error:  # a plan does not need the data
-            return [*notes, f"delta was not held against the pixels of an image, as none could be read: {error}"]
+            return [f"delta was not held against the pixels of an image, as none could be read: {error}"]
         many = too_many_pixels(delta, prod(image.shape[1:]))
         notes += [] if many is None else [many]
     return notes

@@ -159,6 +159,33 @@ def test_a_million_steps_stay_exact_and_small():
     assert len(result.blocks) < 10
 
 
+STEPS = st.tuples(st.floats(0, 1.2), st.floats(0, 5), st.floats(0.1, 5))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(STEPS, st.integers(1, 30)), min_size=1, max_size=5), st.floats(0, 10))
+def test_equal_steps_at_once_are_the_same_steps_one_by_one(runs, distance):
+    """Before, between and after others, expanding ones too."""
+    at_once = NoisyIteration()
+    for (contraction, shift, sigma), times in runs:
+        at_once.repeat(times, contraction=contraction, shift=shift, sigma=sigma)
+    one_by_one = account([step for step, times in runs for _ in range(times)])
+    assert at_once.mu(distance) == pytest.approx(one_by_one.mu(distance), rel=1e-9)
+
+
+@pytest.mark.parametrize("contraction", [0.0, 1e-20, 1 - 1e-9, 1 - 2**-53, 1.0])
+def test_any_number_of_equal_steps_is_one_piece(contraction):
+    at_once = NoisyIteration()
+    at_once.repeat(10**9, contraction=contraction, shift=0.1, sigma=0.3)
+    (piece,) = at_once.blocks
+    decay = 1 - contraction
+    rise = 10**9 if decay < 1e-12 else -math.expm1(10**9 * math.log1p(-decay)) / decay if decay < 1 else 1.0
+    assert piece[0] == pytest.approx(0.1 * rise, rel=1e-6)
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="steps must be a whole number"):
+            at_once.repeat(wrong, contraction=1.0, shift=0.1, sigma=0.3)
+
+
 def test_an_account_resumes_from_its_blocks():
     steps = [(1.1, 0.1, 0.5), (0.9, 1.0, 0.2), (0.8, 2.0, 0.4)]
     resumed = NoisyIteration(list(account(steps[:2]).blocks))

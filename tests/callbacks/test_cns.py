@@ -16,8 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from erode.callbacks import CNS
+from erode.callbacks.cns import BATCHES
 from erode.callbacks.retained_loss import RetainedLoss
 from erode.mechanisms import mechanism
+from erode.operator_card import Effort
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights, weights_digest
 
@@ -109,6 +111,23 @@ def test_start_and_end_are_in_the_ball_and_the_rest_is_the_users(tmp_path):
     assert record["curvature"]["diameter"] == 0.02
     assert record["hessian_vector_products"] > operator.restarts * operator.iterations
     assert record["gradient_evaluations"] > record["steps"] + 2 * record["hessian_vector_products"]
+
+
+@pytest.mark.parametrize("batch_size", [64, 8])
+def test_a_run_takes_as_many_gradients_as_was_said_before(batch_size, tmp_path):
+    operator = CNS(ridge=10.0, restarts=2, iterations=5, power_iterations=3)
+    fit(tmp_path, operator, batch_size=batch_size)
+    record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
+    batches = 64 // batch_size
+    said = operator.effort(batches).range(batches)
+    assert said == (record["gradient_evaluations"] - record["steps"],) * 2
+    if batches >= BATCHES:  # where nobody knows how many there are, there are as many as curvature wants
+        assert operator.effort(None).range(batches) == said
+
+
+def test_the_published_run_takes_755_beside_its_300_steps():
+    """docs/side_by_side.md: 1,055 in all, 75 batches."""
+    assert CNS().effort(75) == Effort(755.0)
 
 
 def test_a_network_with_batch_norm_and_dropout_in_batches(tmp_path):

@@ -1,6 +1,7 @@
 """Convex heads within real fits: what is released hides the start, and nothing is promised in vain."""
 
 import json
+import math
 from functools import partial
 
 import lightning.pytorch as pl
@@ -13,9 +14,19 @@ from torch.utils.data import DataLoader
 
 from erode.accounting import newton_distance, residual_distance, residual_floor
 from erode.batch import FIELDS, NO_PRIOR, Role
-from erode.callbacks import NewtonStep, NoisyLearning, ProjectedNoisySGD, ResidualCertificate
+from erode.callbacks import (
+    FineTune,
+    GradientClipping,
+    NewtonStep,
+    NoisyLearning,
+    OutputPerturbation,
+    ProjectedNoisySGD,
+    ResidualCertificate,
+    Retrain,
+)
 from erode.certificate import VerificationError
 from erode.lightning_modules import PixelHead, SegmentationModule
+from erode.plan_candidates import Setting
 from erode.ridge import minimise
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights
@@ -119,6 +130,8 @@ def test_a_run_ends_in_a_certificate_that_is_verified_with_its_weights(name, mod
     # In batches of 5. How often the residual is minimised depends on the trained head, so nobody is told.
     passes = {"newton": 2, "sgd": 9}.get(name)
     assert record["gradient_evaluations"] == (None if passes is None else round(passes * IMAGES / 5))
+    least, most = operator.effort(None).range(IMAGES / 5)
+    assert round(least) == record["gradient_evaluations"] if passes else least < most
     assert (record["seconds"] is None) == (passes is None)
     assert "initial_weights" not in record
     assert not torch.equal(before, made.head)
@@ -334,3 +347,31 @@ def test_a_head_refused_after_its_noise_was_drawn_leaves_no_certified_checkpoint
         )  # fmt: skip
     with pytest.raises(VerificationError, match="not put in place"):
         verify(tmp_path / "cut.ckpt")
+
+
+# What a plan foresees ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Retrain, OutputPerturbation, GradientClipping, FineTune])
+def test_a_plan_calls_impossible_what_a_run_refuses(module, tmp_path, kind):
+    """A head with a tolerance is fitted before the first step, over whatever an operator with a promise prepared."""
+    made = module()
+    where = {} if kind in (Retrain, FineTune) else {"anchor": save_weights(module(), tmp_path / "anchor.safetensors")}
+    with torch.no_grad():
+        made.head.fill_(0.1)
+    operator = kind(folder=tmp_path / "unlearned", **where)
+    if (Setting(module=made).refuses(kind)) is None:
+        fit(made, loader(IMAGES, IMAGES), tmp_path, operator)
+        assert operator.released
+    else:
+        with pytest.raises(MisconfigurationException, match=r"before the first batch|needs \d+ optimiser steps"):
+            fit(made, loader(IMAGES, IMAGES), tmp_path, operator)
+        assert kind is not FineTune
+
+
+def test_no_minimiser_is_longer_than_a_plan_takes_it_to_be(module, tmp_path):
+    made, _ = minimiser(module, loader(), tmp_path)
+    setting = Setting(module=module())
+    assert 0 < made.norm() < setting.largest_head
+    assert setting.largest_head == pytest.approx(math.sqrt(2 * math.log(2) / RIDGE))
+    assert Setting(module=SegmentationModule(num_classes=2)).largest_head is None
