@@ -80,6 +80,11 @@ def mean_over(trainer: Trainer, values: Tensor, where: Tensor) -> Tensor:
         values: ``[B, *spatial]``.
         where: bool ``[B, *spatial]``.
     """
-    count = trainer.strategy.reduce(where.sum(), reduce_op="sum")
-    total = torch.where(where, values, 0.0).sum()
-    return total * trainer.world_size / count.clamp(min=1)
+    count = mean_count(trainer, where.sum())
+    return torch.where(where, values, 0.0).sum() / torch.where(count > 0, count, 1)
+
+
+def mean_count(trainer: Trainer, count: Tensor) -> Tensor:
+    """The mean of a count over all processes: what each divides its sum by, for distributed training averages."""
+    everyone: Tensor = trainer.strategy.reduce(count, reduce_op="sum")
+    return everyone / trainer.world_size

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..losses import RingAscentLoss, RingReweightedLoss
 from ..masks import View
 from ..operator_card import OperatorCard
+from .atom_batches import mean_count
 from .observation import entry
 from .own_loss import GuardedLoss, logits_of
 
@@ -97,7 +98,5 @@ class NegGradSeg(GuardedLoss):
         logits = logits_of(module, image)
         self.guard.see(logits, fine)
 
-        def share(count: Tensor) -> Tensor:
-            return torch.as_tensor(trainer.strategy.reduce(count, reduce_op="sum")) / trainer.world_size
-
+        share = functools.partial(mean_count, trainer)
         return self._loss(logits, fine.long(), coarse.long(), share), len(image)

@@ -35,6 +35,10 @@ class Scrub(OwnLoss):
     label was corrected (the ring of a finely annotated image) KL_T is left out of the min-phase: the teacher says
     there what is to be forgotten.
 
+    A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
+    "forget": ...}``. Running statistics follow the retained images alone. A run that would end within or right
+    after a max-phase is refused, and releases nothing.
+
     Guarantee: none (approximate). Stores the teacher in bfloat16, in its checkpoints too, and during a max-phase a
     second state of the optimiser. A step costs one gradient evaluation and one forward pass.
 

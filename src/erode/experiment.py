@@ -20,7 +20,7 @@ from .datamodules import MaskDataModule, SyntheticDermoscopy
 from .forget_atoms import loss_attack
 from .lightning_modules import QuantisedTraining, SegmentationModule
 from .methods import METHODS, Method, MethodName, Task
-from .row_trainer import row_trainer
+from .row_trainer import evaluated, row_trainer
 from .rows import claim, number, stored
 from .weights import load_weights, save_weights
 
@@ -122,18 +122,14 @@ class Experiment:
         seconds = time.monotonic() - started
         if method.operator is None:
             save_weights(module, task.folder / "weights.safetensors")
-        evaluate = trainer.test if self.evaluate_on == "test" else trainer.validate
-        metrics = dict(evaluate(module, datamodule=self.data, verbose=False)[0])
+        metrics = evaluated(trainer, module, self.data, self.evaluate_on)
         self._finish_logs(trainer)
         return {
             "method": name,
             "title": method.title,
             "seed": seed,
             "unlearning": self._unlearning(method, module, task.folder),
-            "metrics": {
-                **{key.removeprefix(f"{self.evaluate_on}/"): number(value) for key, value in metrics.items()},
-                **self._membership(module),
-            },
+            "metrics": {**metrics, **self._membership(module)},
             "steps": trainer.global_step + (0 if method.first is None else self.steps - steps),
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
             "seconds": round(seconds, 1),

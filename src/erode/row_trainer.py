@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from .datamodules import MaskDataModule
+from .rows import number
 
 
 def row_trainer(data: MaskDataModule, steps: int, folder: Path, accelerator: str, **options: Any) -> Trainer:
@@ -37,3 +38,17 @@ def row_trainer(data: MaskDataModule, steps: int, folder: Path, accelerator: str
         "log_every_n_steps": 10,
     }
     return Trainer(**{**ours, **options})
+
+
+def evaluated(trainer: Trainer, module: LightningModule, data: MaskDataModule, part: str) -> dict[str, float | None]:
+    """What a module logs on the test or the validation part, without the part's prefix; None where undefined.
+
+    Args:
+        trainer: evaluates.
+        module: logs its metrics under ``test/`` and ``val/``.
+        data: serves the parts.
+        part: ``test`` or ``val``.
+    """
+    evaluate = trainer.test if part == "test" else trainer.validate
+    metrics = evaluate(module, datamodule=data, verbose=False)[0]
+    return {key.removeprefix(f"{part}/"): number(value) for key, value in metrics.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,5 +133,5 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def number(value: float) -> float | None:
-    """A value for JSON, which knows no NaN."""
-    return float(value) if value == value else None
+    """A value for JSON, which knows neither NaN nor infinity."""
+    return float(value) if math.isfinite(value) else None

@@ -13,6 +13,7 @@ from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.masks import ForgetSplit
 from erode.measures import measure
+from erode.metrics import pixel_indistinguishability
 from erode.subjects import restored
 from erode.weights import save_weights
 
@@ -131,11 +132,28 @@ def test_flags_give_a_sweep_from_no_to_every_positive_with_artefact(files, tmp_p
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 1000
 
 
+def counts_of(path, source):
+    """Pixels by artefact, truth and prediction over the validation images, image by image."""
+    counts, network = torch.zeros(2, 3, 3, dtype=torch.long), network_of(path)
+    for case in source.part("val"):
+        arrays = source.pixels(case)
+        with torch.inference_mode():
+            prediction = network(torch.from_numpy(arrays.image)[None]).argmax(1)[0].numpy()
+        cells = zip((arrays.artefact > 0).ravel(), arrays.mask.ravel(), prediction.ravel(), strict=True)
+        for s, y, z in cells:
+            counts[int(s), int(y), int(z)] += 1
+    return counts
+
+
 def test_two_ensembles_bound_epsilon_from_below(files, tmp_path):
-    found = run(tmp_path / "out", weights=files[:2], reference=[files[2], saved(tmp_path / "net3", Pixelwise())])
-    ensembles = found["ensembles"]
-    assert (ensembles["models"], ensembles["references"]) == (2, 2)
-    assert 0 <= ensembles["epsilon_at_least"] <= (ensembles["could_show_at_most"] or np.inf)
+    torch.manual_seed(9)
+    paths = [*files, saved(tmp_path / "net3", Pixelwise())]
+    found = run(tmp_path / "out", weights=paths[:2], reference=paths[2:])["ensembles"]
+    one, other = (torch.stack([counts_of(path, data()) for path in side]) for side in (paths[:2], paths[2:]))
+    expected = pixel_indistinguishability(one, other, delta=1e-7)
+    assert (found["models"], found["references"]) == (2, 2)
+    assert found["epsilon_at_least"] == pytest.approx(expected.epsilon, abs=1e-12)
+    assert found["could_show_at_most"] == pytest.approx(expected.ceiling, abs=1e-12)
     assert run(tmp_path / "single", weights=files[0], reference=files[1])["ensembles"] is None
 
 

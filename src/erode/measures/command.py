@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +20,19 @@ from ..files import fresh_folder, write_json, write_text
 from ..forget_atoms import loss_attack
 from ..metrics import SliceCounts, certified_interval, layer_distances, pixel_indistinguishability
 from ..pictures import save_figure
+from ..rows import number
 from ..subjects import restored, same_split
 from ..weights import weights_digest
 from .forget_set import fine_set_values, forget_set_values
 from .held_out import HeldOut, look
 from .relearning import relearn_values
 from .table import markdown, print_measures, sweep_figure
-from .values import Subject, Values, known
+from .values import Subject, Values
 
 Paths = Path | list[Path]
+
+NORMS = ("moved", "retrained", "remaining", "ratio")
+"""Of a layer's row: what may be undefined."""
 
 
 def measure(
@@ -91,7 +94,6 @@ def measure(
     chosen = {name: path for name, path in named.items() if path is not None}
     data.prepare_data()
     data.setup("fit")
-    data.setup("test")
     device = Fabric(accelerator=accelerator, devices=1).device
     paths = [*([] if original is None else [original]), *unlearnt, *references]
     everyone = {path: restored(model, path).to(device) for path in dict.fromkeys(paths)}
@@ -110,6 +112,11 @@ def measure(
         _join(values, found)
     views = look(data, held_out, subjects, retrained, device, bootstrap)
     _join(values, {view.subject.name: view.compute() for view in views})
+    counted = {chosen[view.subject.name]: view.slices.compute()["counts"] for view in views}
+
+    def table(path: Path) -> Tensor:
+        return counted[path] if path in counted else _slices(data, held_out, everyone[path], device)
+
     layers = _layers(subjects)
     if layers:
         values["unlearnt"]["weights_ratio"] = layers[-1]["ratio"]
@@ -123,11 +130,11 @@ def measure(
         },
         "split": {"digest": data.split.digest, "found beside": checked},
         "held_out": held_out,
-        "values": {name: {key: known(value) for key, value in found.items()} for name, found in values.items()},
+        "values": {name: {key: number(value) for key, value in found.items()} for name, found in values.items()},
         "sweep": sweeps,
-        "layers": [{key: _plain(value) for key, value in layer.items()} for layer in layers],
+        "layers": [{**layer, **{key: number(layer[key]) for key in NORMS}} for layer in layers],
         "certified S_global of the reference": _certified(unlearnt[0], views),
-        "ensembles": _ensembles(data, held_out, everyone, unlearnt, references, device, delta),
+        "ensembles": _ensembles(unlearnt, references, table, delta),
         "settings": {"bootstrap": bootstrap, "seed": seed, "relearn_steps": relearn_steps, "delta": delta},
         "software": {"erode": __version__, "torch": torch.__version__},
     }
@@ -205,23 +212,17 @@ def _certified(weights: Path, views: Sequence[HeldOut]) -> dict[str, Any] | None
 
 
 def _ensembles(
-    data: MaskDataModule,
-    part: Literal["val", "test"],
-    everyone: dict[Path, LightningModule],
-    unlearnt: Sequence[Path],
-    references: Sequence[Path],
-    device: torch.device,
-    delta: float,
+    unlearnt: Sequence[Path], references: Sequence[Path], table: Callable[[Path], Tensor], delta: float
 ) -> dict[str, Any] | None:
     """The smallest ε that two ensembles of runs allow; None for single runs, and without artefact masks."""
     if min(len(unlearnt), len(references)) < 2:
         return None
-    tables = [[_slices(data, part, everyone[path], device) for path in side] for side in (unlearnt, references)]
+    tables = [[table(path) for path in side] for side in (unlearnt, references)]
     if not int(tables[0][0].sum()):
         return None
     found = pixel_indistinguishability(torch.stack(tables[0]), torch.stack(tables[1]), delta)
     sizes = {"models": len(unlearnt), "references": len(references)}
-    return {**sizes, "epsilon_at_least": _plain(found.epsilon), "could_show_at_most": _plain(found.ceiling)}
+    return {**sizes, "epsilon_at_least": number(found.epsilon), "could_show_at_most": number(found.ceiling)}
 
 
 def _slices(data: MaskDataModule, part: Literal["val", "test"], network: nn.Module, device: torch.device) -> Tensor:
@@ -231,7 +232,3 @@ def _slices(data: MaskDataModule, part: Literal["val", "test"], network: nn.Modu
             prediction = network(batch["image"].to(device)).argmax(1).cpu()
         counts.update(prediction, batch["mask"], batch["artefact"], counted=batch["counted"])
     return counts.compute()["counts"]
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,15 +49,13 @@ class HeldOut:
         data: serves the part.
         subject: the model.
         is_reference: whether it is the one that completeness compares with.
-        layer: whose pooled output the probe reads.
         bootstrap: resamples for the interval of S_global.
     """
 
-    def __init__(self, data: MaskDataModule, subject: Subject, is_reference: bool, layer: str, bootstrap: int) -> None:
+    def __init__(self, data: MaskDataModule, subject: Subject, is_reference: bool, bootstrap: int) -> None:
         classes = data.num_classes
         self.subject = subject
         self._is_reference = is_reference
-        self._layer = layer
         self._positive_class = classes - 1
         self._evaluation = Evaluation(data.class_names, self._positive_class, bootstrap)
         self._groups = GroupDice(classes)
@@ -73,19 +71,18 @@ class HeldOut:
         self._positive: list[Tensor] = []
         self._flags: list[Tensor] = []
 
-    def logits(self, image: Tensor, stack: ExitStack) -> tuple[Tensor, Tensor]:
-        """Logits of a batch, and the pooled features of the layer, on the CPU."""
-        features = stack.enter_context(pooled_features(self.subject.network, self._layer))
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits of a batch, on the CPU."""
         with torch.inference_mode():
             logits: Tensor = self.subject.network(image).float().cpu()
-        return logits, features[-1].cpu()
+        return logits
 
     def update(self, logits: Tensor, features: Tensor, expected: Tensor, batch: dict[str, Any]) -> None:
         """Add a batch.
 
         Args:
             logits: of this model ``[B, K, *spatial]``.
-            features: ``[B, D]``.
+            features: of its bottleneck ``[B, D]``.
             expected: class map of the reference ``[B, *spatial]``.
             batch: with fine masks.
         """
@@ -180,17 +177,15 @@ def look(
     """
     shape = tuple(data.dataset(part)[0]["image"].shape)
     layer = find_bottleneck(reference.network, image_shape=shape).name
-    views = [HeldOut(data, subject, subject is reference, layer, bootstrap) for subject in subjects]
-    loader = data.val_dataloader() if part == "val" else data.test_dataloader()
-    for batch in loader:
-        image = batch["image"].to(device)
-        with ExitStack() as stack:
-            found = [view.logits(image, stack) for view in views]
-        expected = next(
-            logits for view, (logits, _) in zip(views, found, strict=True) if view.subject is reference
-        ).argmax(1)
-        for view, (logits, features) in zip(views, found, strict=True):
-            view.update(logits, features, expected, batch)
+    views = [HeldOut(data, subject, subject is reference, bootstrap) for subject in subjects]
+    place = list(subjects).index(reference)
+    with ExitStack() as stack:
+        features = [stack.enter_context(pooled_features(subject.network, layer)) for subject in subjects]
+        for batch in data.val_dataloader() if part == "val" else data.test_dataloader():
+            logits = [view.logits(batch["image"].to(device)) for view in views]
+            expected = logits[place].argmax(1)
+            for view, own, pooled in zip(views, logits, features, strict=True):
+                view.update(own, pooled.pop().cpu(), expected, batch)
     return views
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -33,8 +32,3 @@ def plain(prefix: str, values: Mapping[str, Tensor | float]) -> Values:
         {'ring_js': 0.5}
     """
     return {f"{prefix}{name}": float(value) for name, value in values.items()}
-
-
-def known(value: float) -> float | None:
-    """A value for JSON, which knows neither NaN nor infinity."""
-    return value if math.isfinite(value) else None

@@ -10,8 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
 from ...datamodules import MaskDataModule
-from ...row_trainer import row_trainer
-from ...rows import number
+from ...row_trainer import evaluated, row_trainer
 
 
 def train_and_evaluate(
@@ -40,9 +39,4 @@ def train_and_evaluate(
     started = time.monotonic()
     trainer.fit(module, datamodule=data)
     seconds = time.monotonic() - started
-    evaluate = trainer.test if evaluate_on == "test" else trainer.validate
-    metrics = evaluate(module, datamodule=data, verbose=False)[0]
-    return {
-        "metrics": {key.removeprefix(f"{evaluate_on}/"): number(value) for key, value in metrics.items()},
-        "seconds": round(seconds, 1),
-    }
+    return {"metrics": evaluated(trainer, module, data, evaluate_on), "seconds": round(seconds, 1)}

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from ...callbacks import GradientReversal
 from ...experiment import Experiment, weights_of
 from ...lightning_modules import ImageClassifier
-from ...row_trainer import row_trainer
-from ...rows import number, stored
+from ...row_trainer import evaluated, row_trainer
+from ...rows import stored
 from ...weights import load_weights, save_weights
 from .baselines import BASELINES, BaselineName
 
@@ -48,9 +48,8 @@ class BaselineRows:
         experiment.data.serve(baseline.view)
         if baseline.trained is None:
             weights = weights_of(experiment.out, name, seed)
-            shutil.rmtree(
-                weights.parent, ignore_errors=True
-            )  # what a run that was cut short left behind; no row, no run
+            # What a run that was cut short left behind: no row, no run.
+            shutil.rmtree(weights.parent, ignore_errors=True)
             callbacks = [GradientReversal(self.artefacts)] if baseline.reversal else baseline.training()
             self._trainer(name, seed, callbacks).fit(module, datamodule=experiment.data)
             save_weights(module, weights)
@@ -58,15 +57,11 @@ class BaselineRows:
             load_weights(module, weights_of(experiment.out, baseline.trained, seed))
         seconds = time.monotonic() - started
         trainer = self._trainer(name, seed, baseline.testing())
-        evaluate = trainer.test if experiment.evaluate_on == "test" else trainer.validate
-        metrics = evaluate(module, datamodule=experiment.data, verbose=False)[0]
         return {
             "method": name,
             "title": baseline.title,
             "seed": seed,
-            "metrics": {
-                key.removeprefix(f"{experiment.evaluate_on}/"): number(value) for key, value in metrics.items()
-            },
+            "metrics": evaluated(trainer, module, experiment.data, experiment.evaluate_on),
             "seconds": round(seconds, 1),
         }
 
