@@ -17,11 +17,10 @@ from typing import Any, cast
 from monai.networks.nets import UNet
 
 from erode.callbacks import GradientClipping
-from erode.comparison import compare
+from erode.comparison import METHODS, Method, MethodName, compare
 from erode.datamodules import ISICDataModule, MaskDataModule, SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.masks import DiskDilation, View
-from erode.methods import METHODS, Method, MethodName
 
 SIZES: dict[str, tuple[tuple[int, ...], int]] = {
     "52k": ((8, 16, 32, 64), 1),

@@ -10,13 +10,12 @@ import argparse
 import json
 from pathlib import Path
 
-from erode.comparison_report import mean_and_sd
+from erode.comparison import METHODS, Experiment, MethodName
 from erode.datamodules import SyntheticDermoscopy
-from erode.experiment import Experiment
 from erode.masks import DiskDilation
 from erode.measures import measure
 from erode.measures.table import LINES
-from erode.methods import METHODS, MethodName
+from erode.report.table import mean_and_sd
 
 OPERATORS: tuple[MethodName, ...] = ("fine_tune", "neg_grad_plus", "scrub", "gradient_clipping")
 AGAIN = 100

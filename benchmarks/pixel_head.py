@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import nn
 
 from erode.callbacks import ProjectedNoisySGD, ResidualCertificate
-from erode.comparison_report import mean_and_sd
 from erode.datamodules import ISICDataModule, MaskDataModule, SyntheticDermoscopy
 from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.lightning_modules.segmentation import default_network
 from erode.masks import DiskDilation
+from erode.report.table import mean_and_sd
 from erode.weights import save_weights
 
 CHANNELS, DELTA = 16, 1e-7

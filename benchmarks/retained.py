@@ -15,10 +15,10 @@ from typing import Any, cast
 
 from erode import comparison
 from erode.callbacks import FineTune, NegGradPlus, Scrub, UnlearningOperator
+from erode.comparison import METHODS, Method, MethodName, Task
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.masks import DiskDilation, View
-from erode.methods import METHODS, Method, MethodName, Task
 
 OPERATORS: dict[str, Callable[..., UnlearningOperator]] = {
     "fine-tune, fine images": FineTune,

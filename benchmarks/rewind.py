@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from erode.ledger import CHECKPOINT_KEY, Exposure, Ledger, Level
-from erode.requests import ForgetRequest
-from erode.rewinding import find_unexposed
+from erode.requests import ForgetRequest, find_unexposed
+from erode.requests.ledger import CHECKPOINT_KEY, Exposure, Ledger, Level
 from erode.weights import read_state, state_digest
 
 WIDTHS = {"0.05 M": (8, 16, 32, 64), "3 M": (64, 128, 256, 512), "26 M": (192, 384, 768, 1536)}

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from erode.comparison_report import mean_and_sd
+from erode.report.table import mean_and_sd
 
 
 def markdown_table(path: Path, names: list[str]) -> str:

@@ -10,8 +10,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from ..ledger import ledger_of_file, read_ledger
 from ..requests import ForgetRequest
+from ..requests.ledger import ledger_of_file, read_ledger
 from .served import split_of
 
 

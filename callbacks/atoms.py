@@ -9,8 +9,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from ..batch import NO_PRIOR, Role
-from ..ledger import Exposure, Level, check_ids, union
 from ..masks import ForgetSplit, View
+from ..requests.ledger import Exposure, Level, check_ids, union
 
 Atoms = Callable[[Any], Mapping[str, str]] | Mapping[str, Sequence[str]]
 """What a loader serves: a function from a batch to the level of each image, or image ids by level for all batches."""
@@ -29,7 +29,7 @@ class AtomReader:
 
     Args:
         atoms: for loaders of someone else's: a function from a batch to the name of the level
-            (:class:`~erode.ledger.Level`) of each image id in it, or image ids by level that any batch may hold. Ids
+            (:class:`~erode.requests.Level`) of each image id in it, or image ids by level that any batch may hold. Ids
             are strings, as in requests.
 
     Raises:

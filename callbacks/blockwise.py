@@ -16,7 +16,7 @@ from torch import nn
 from ..accounting import NoisyIteration, Reference
 from ..certificate import Account, Target
 from ..mechanisms import BlockwiseMechanism
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .exposure import INITIALISATION, exposed_parameters
 from .gradient_clipping import automatic_steps
 from .noisy_phase import NoisyPhase

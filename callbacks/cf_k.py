@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .blocks import LastBlocks
 
 

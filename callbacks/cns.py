@@ -17,7 +17,7 @@ from ..accounting._checks import check_non_negative, check_positive, check_steps
 from ..certificate import Target
 from ..curvature import extreme_eigenvalue, flatten, lissa, unflatten
 from ..mechanisms import CNSMechanism, published_sensitivity
-from ..operator_card import Effort, OperatorCard
+from ..operators import Effort, OperatorCard
 from .exposure import INITIALISATION, Anchor
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, project_

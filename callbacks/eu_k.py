@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .blocks import LastBlocks
 from .fresh_start import Before, build_optimizers
 from .retrain import refuse_memories, unresettable

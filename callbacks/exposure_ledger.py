@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from ..ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, read_ledger
+from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, read_ledger
 from ..weights import state_digest
 from .atoms import AtomReader, Atoms, source_of
 from .observation import run_folder

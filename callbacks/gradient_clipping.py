@@ -12,7 +12,7 @@ import torch
 from ..accounting import Reference, gradient_clipping_sigma, gradient_shift, initial_distance
 from ..certificate import Target
 from ..mechanisms import GradientClippingMechanism
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .exposure import INITIALISATION
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, clip_

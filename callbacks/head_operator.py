@@ -15,7 +15,7 @@ from ..accounting import NoisyIteration
 from ..certificate import Account, Target
 from ..masks import View
 from ..mechanisms import Mechanism
-from ..operator_card import Effort
+from ..operators import Effort
 from ..ridge import RidgeHead, RidgeObjective
 from ..weights import state_digest
 from .anchor_checks import check_history

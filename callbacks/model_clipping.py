@@ -11,7 +11,7 @@ import torch
 from ..accounting import Reference, contraction_steps
 from ..certificate import Target
 from ..mechanisms import ModelClippingMechanism
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .exposure import INITIALISATION
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector, project_

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..losses import RingAscentLoss, RingReweightedLoss
 from ..masks import View
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .atom_batches import mean_count
 from .observation import entry
 from .own_loss import GuardedLoss, logits_of

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..accounting import ConvexReference, newton_gradient
 from ..certificate import Target
 from ..mechanisms import NewtonMechanism
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from ..ridge import RidgeObjective
 from .head_operator import HeadOperator
 

@@ -15,9 +15,9 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from ..batch import Role
 from ..files import write_json
-from ..ledger import Ledger
 from ..masks import View
-from ..operator_card import Effort, OperatorCard
+from ..operators import Effort, OperatorCard
+from ..requests import Ledger
 from ..weights import weights_digest
 from .deferred import DeferredCheck
 from .early_scores import forget_earlier_runs
@@ -74,7 +74,7 @@ class UnlearningOperator(Callback):
         super().__init_subclass__(**keywords)
         if not base and not isinstance(getattr(cls, "card", None), OperatorCard):
             raise TypeError(
-                f"{cls.__name__} has no card: give the class card = OperatorCard(...), of erode.operator_card, "
+                f"{cls.__name__} has no card: give the class card = OperatorCard(...), of erode.operators, "
                 "which says what it promises, needs, keeps and costs"
             )
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ..accounting import Reference
 from ..certificate import Target
 from ..mechanisms import OutputPerturbationMechanism
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .exposure import INITIALISATION
 from .noisy_phase import NoisyPhase
 from .noisy_sgd import Vector

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..accounting import pnsgd_epochs
 from ..certificate import Target
 from ..mechanisms import NoisySGDMechanism
-from ..operator_card import Effort, OperatorCard
+from ..operators import Effort, OperatorCard
 from ..ridge import RidgeObjective, noisy_sgd
 from .head_operator import HeadOperator, head_of
 from .noisy_learning import FILE, Process, head_digest

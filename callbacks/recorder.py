@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..ledger import Exposure, Ledger, set_of, union
+from ..requests.ledger import Exposure, Ledger, set_of, union
 from ..weights import state_digest
 from .first_batch import parameters_digest
 from .served import split_of

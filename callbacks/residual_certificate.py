@@ -9,7 +9,7 @@ from torch import Tensor
 from ..accounting import ConvexReference
 from ..certificate import Target
 from ..mechanisms import ResidualMechanism
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from ..ridge import RidgeObjective, minimise
 from .head_operator import HeadOperator
 

@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from ..ledger import Ledger, ledger_of_file
 from ..masks import View
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
+from ..requests.ledger import Ledger, ledger_of_file
 from ..weights import load_weights, weights_digest
 from .anchor_checks import check_history
 from .fresh_start import Before, build_optimizers, stuck

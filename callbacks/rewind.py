@@ -9,12 +9,11 @@ from typing import Any, Literal
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
-from ..ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, Level
 from ..masks import ForgetSplit, View
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from ..requests import Atoms as RequestedAtoms
-from ..requests import ForgetRequest
-from ..rewinding import Found, find_unexposed
+from ..requests import ForgetRequest, Found, find_unexposed
+from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, Level
 from .atoms import AtomReader, Atoms, source_of
 from .exposure_ledger import ledger_in
 from .fresh_start import Before, build_optimizers
@@ -30,7 +29,7 @@ class Rewind(UnlearningOperator):
     The ledgers in a folder of checkpoints say which weights were never exposed to the request; the record names the
     chosen file, its digest, and why. The weights are restored bit for bit, and nothing else: optimiser and schedulers
     start anew. A training batch with an atom of the request is refused, and so is a validation batch. For
-    the restored weights alone, without a training step, there is :func:`erode.rewinding.rewind` (``erode rewind``).
+    the restored weights alone, without a training step, there is :func:`erode.requests.rewind` (``erode rewind``).
 
     Guarantee: exact (ε = 0, δ = 0): no forget atom took part in the released weights. That holds for adaptive requests
     too, but a *distribution* equal to retraining only for requests that do not depend on weights released before,

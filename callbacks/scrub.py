@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..distillation import divergence_from_teacher
 from ..masks import View
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from .atom_batches import BatchKeys, mean_over
 from .own_loss import OwnLoss, first_head, label_loss, logits_of
 from .phase_state import PhaseState

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..operator_card import OperatorCard
+from ..operators import OperatorCard
 from ..weights import load_weights, save_weights
 from .forget_error import ForgetError
 from .scrub import Scrub

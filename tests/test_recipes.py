@@ -9,9 +9,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from erode.cli import main
-from erode.ledger import Level, read_ledger
 from erode.masks import ForgetSplit
-from erode.requests import ForgetRequest
+from erode.requests import ForgetRequest, Level, read_ledger
 from erode.weights import read_state
 
 CONFIGS = files("erode.configs")

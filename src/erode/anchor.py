@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import write_json
-from .ledger import FILE_NAME, Exposure, Ledger, ledger_of_file
+from .requests.ledger import FILE_NAME, Exposure, Ledger, ledger_of_file
 from .weights import read_state, save_weights, state_digest
 
 

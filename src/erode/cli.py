@@ -31,13 +31,13 @@ from .files import fresh_folder
 from .lightning_modules import SegmentationModule
 from .masks import ForgetSplit
 from .measures import measure
-from .operators import operators
-from .planning import plan_command
+from .operators.command import operators
+from .plan.command import plan_command
 from .protocols.classification import classify
 from .protocols.ladder import ladder
 from .protocols.traps import traps
 from .report import report
-from .rewinding import rewind
+from .requests import rewind
 from .verify import verify
 from .weights import load_weights, save_weights
 

@@ -21,8 +21,8 @@ from erode.benchmark import benchmark
 from erode.benchmark.grid import read_grid
 from erode.benchmark.run import FailedRowsError
 from erode.cli import main
+from erode.comparison import Experiment
 from erode.datamodules import SyntheticDermoscopy
-from erode.experiment import Experiment
 
 torch.set_num_threads(1)
 

@@ -19,7 +19,7 @@ from erode.callbacks import CNS
 from erode.callbacks.cns import BATCHES
 from erode.callbacks.retained_loss import RetainedLoss
 from erode.mechanisms import mechanism
-from erode.operator_card import Effort
+from erode.operators import Effort
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights, weights_digest
 

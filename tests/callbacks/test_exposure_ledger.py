@@ -14,9 +14,9 @@ from erode.batch import FIELDS, NO_PRIOR, Role
 from erode.callbacks import ExposureLedger, FineTune, GradientClipping, Retrain
 from erode.callbacks.atoms import AtomReader
 from erode.datamodules import SyntheticDermoscopy
-from erode.ledger import CHECKPOINT_KEY, Ledger, Level, read_ledger
 from erode.masks import View
 from erode.requests import ForgetRequest
+from erode.requests.ledger import CHECKPOINT_KEY, Ledger, Level, read_ledger
 from erode.weights import load_weights, save_weights, weights_digest
 
 FORGET, FOREGROUND, OUTSIDE, IMAGE = Level.FORGET, Level.FOREGROUND, Level.OUTSIDE, Level.IMAGE

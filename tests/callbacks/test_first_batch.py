@@ -17,7 +17,7 @@ from erode.callbacks import (
     Retrain,
     Rewind,
 )
-from erode.ledger import read_ledger
+from erode.requests import read_ledger
 from erode.weights import save_weights
 
 torch.set_num_threads(1)

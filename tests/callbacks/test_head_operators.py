@@ -26,7 +26,7 @@ from erode.callbacks import (
 )
 from erode.certificate import VerificationError
 from erode.lightning_modules import PixelHead, SegmentationModule
-from erode.plan_candidates import Setting
+from erode.plan.candidates import Setting
 from erode.ridge import minimise
 from erode.verify import check_certificate, verify
 from erode.weights import save_weights

@@ -18,10 +18,8 @@ from torch.utils.data import DataLoader
 from erode import rewinding
 from erode.callbacks import ExposureLedger, Rewind
 from erode.files import digest_of
-from erode.ledger import Exposure, Ledger, Level, read_ledger
 from erode.masks import ForgetSplit
-from erode.requests import ForgetRequest
-from erode.rewinding import find_unexposed, restore_to, rewind
+from erode.requests import Exposure, ForgetRequest, Ledger, Level, find_unexposed, read_ledger, restore_to, rewind
 from erode.weights import read_state, save_weights, state_digest, weights_digest
 
 ORDER = [("a", "outside"), ("b", "foreground"), ("c", "forget"), ("d", "forget")]

@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader
 from erode.anchor import make_anchor
 from erode.callbacks import ExposureLedger, Retrain
 from erode.datamodules import Arrays, ImagesOnly, SyntheticDermoscopy
-from erode.ledger import Level, read_ledger
 from erode.lightning_modules import RestorationModule, SegmentationModule
-from erode.requests import ForgetRequest
+from erode.requests import ForgetRequest, Level, read_ledger
 from erode.weights import read_state, save_weights, weights_digest
 
 SMALL = {"size": 32, "train_images": 12, "val_images": 4, "test_images": 2, "batch_size": 4}

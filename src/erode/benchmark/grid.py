@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ..comparison import COLUMNS, check_order, compare
-from ..experiment import Experiment, settings_of
+from ..comparison import COLUMNS, Experiment, check_order, compare, settings_of
 from ..files import digest_of
 from ..rows import check_once
 from .tables import folder_of

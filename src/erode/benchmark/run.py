@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from ..experiment import Row
+from ..comparison import Row
 from ..files import write_json, write_text
 from ..rows import check_settings
 from .figures import draw_figures

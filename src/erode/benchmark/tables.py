@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from ..comparison import COLUMNS
-from ..comparison_report import mean_and_sd
 from ..files import write_text
+from ..report.table import mean_and_sd
 
 IDENTITY = ("method", "title", "seed")
 """Columns of the results file that follow the axes."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..comparison_report import mean_and_sd
 from ..pictures import COLOURS, INK, new_figure, save_figure
 from .page import Missing, Section, facts, paragraph, picture, table
 from .reading import read_json
+from .table import mean_and_sd
 
 DRAWN = "comparison.png"
 

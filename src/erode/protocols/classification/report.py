@@ -12,10 +12,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from ...comparison_report import mean_and_sd
 from ...files import write_text
 from ...metrics import Proportion
 from ...pictures import COLOURS, INK, new_figure, save_figure
+from ...report.table import mean_and_sd
 
 Row = dict[str, Any]
 

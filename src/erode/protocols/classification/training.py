@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from ...comparison import row_trainer
 from ...datamodules import MaskDataModule
-from ...row_trainer import row_trainer
 from ...weights import load_weights, save_weights
 
 

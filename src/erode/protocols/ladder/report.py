@@ -10,8 +10,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ...comparison_report import mean_and_sd
 from ...files import write_atomically
+from ...report.table import mean_and_sd
 
 Record = Mapping[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
+from ...comparison import evaluated, row_trainer
 from ...datamodules import MaskDataModule
-from ...row_trainer import evaluated, row_trainer
 
 
 def train_and_evaluate(

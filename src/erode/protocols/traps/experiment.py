@@ -9,14 +9,12 @@ from typing import Literal
 
 from rich.console import Console
 
-from ...comparison import check_order
+from ...comparison import METHODS, Experiment, MethodName, check_order, weights_of
 from ...correlations import correlation_table
 from ...datamodules import MaskDataModule, SyntheticDermoscopy, artefact_correlations
 from ...datamodules.case import Part
-from ...experiment import Experiment, weights_of
 from ...files import write_json, write_text
 from ...lightning_modules import ImageClassifier, SegmentationModule
-from ...methods import METHODS, MethodName
 from ...pictures import save_figure
 from ...rows import check_once, claim
 from ..networks import fitting

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ...comparison_report import mean_and_sd
+from ...report.table import mean_and_sd
 from .gap import closed, gap_of, values_of
 
 Row = Mapping[str, Any]

@@ -11,9 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.loggers import CSVLogger
 
 from ...callbacks import GradientReversal
-from ...experiment import Experiment, weights_of
+from ...comparison import Experiment, evaluated, row_trainer, weights_of
 from ...lightning_modules import ImageClassifier
-from ...row_trainer import evaluated, row_trainer
 from ...rows import stored
 from ...weights import load_weights, save_weights
 from .baselines import BASELINES, BaselineName

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .accounting import gdp_epsilon
-from .files import digest_of, write_json
+from ..accounting import gdp_epsilon
+from ..files import digest_of, write_json
+from ..masks import ForgetSplit
+from ..mechanisms import BallMechanism
+from ..verify import check_certificate
+from ..weights import read_state, state_digest
 from .ledger import Ledger, Level, read_ledger
-from .masks import ForgetSplit
-from .mechanisms import BallMechanism
-from .requests import Atoms, ForgetRequest
-from .verify import check_certificate
-from .weights import read_state, state_digest
+from .request import Atoms, ForgetRequest
 
 SCHEMA = "erode-requests/1"
 """Raise the number when the meaning of a field changes."""

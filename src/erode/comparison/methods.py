@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from .callbacks import (
+from ..callbacks import (
     CNS,
     Blockwise,
     CFk,
@@ -29,9 +29,9 @@ from .callbacks import (
     ScrubRewind,
     UnlearningOperator,
 )
-from .datamodules import MaskDataModule
-from .lightning_modules import PixelHead, QuantisedSegmentationModule, SegmentationModule
-from .masks import View
+from ..datamodules import MaskDataModule
+from ..lightning_modules import PixelHead, QuantisedSegmentationModule, SegmentationModule
+from ..masks import View
 from .unexposed_head import unexposed_head
 
 MethodName = Literal[

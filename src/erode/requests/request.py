@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from .files import digest_of
+from ..files import digest_of
+from ..masks import ForgetSplit
 from .ledger import Level, check_ids
-from .masks import ForgetSplit
 
 Atoms = Literal["image", "outside", "foreground", "forget"]
-"""Lowest :class:`~erode.ledger.Level` that a request takes back of each image."""
+"""Lowest :class:`~erode.requests.Level` that a request takes back of each image."""
 
 
 @dataclass(frozen=True)

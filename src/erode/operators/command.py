@@ -7,9 +7,9 @@ from typing import Literal
 
 from rich.console import Console
 
-from . import callbacks, lightning_modules
-from .operator_card import OperatorCard
-from .operator_tables import operators_markdown, terminal_table, write_pages
+from .. import callbacks, lightning_modules
+from .card import OperatorCard
+from .tables import operators_markdown, terminal_table, write_pages
 
 
 def operator_kinds() -> dict[str, type]:

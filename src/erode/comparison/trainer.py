@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from .datamodules import MaskDataModule
-from .rows import number
+from ..datamodules import MaskDataModule
+from ..rows import number
 
 
 def row_trainer(data: MaskDataModule, steps: int, folder: Path, accelerator: str, **options: Any) -> Trainer:

@@ -8,12 +8,12 @@ import torch
 from monai.networks.layers import Conv
 from torch import Tensor, nn
 
-from .datamodules import MaskDataModule
-from .lightning_modules import PixelHead, SegmentationModule
-from .lightning_modules.segmentation import default_network
-from .masks import View
-from .row_trainer import row_trainer
-from .weights import load_weights, save_weights
+from ..datamodules import MaskDataModule
+from ..lightning_modules import PixelHead, SegmentationModule
+from ..lightning_modules.segmentation import default_network
+from ..masks import View
+from ..weights import load_weights, save_weights
+from .trainer import row_trainer
 
 CHANNELS = 16
 """Of the features."""

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Column, Table
 
-from .files import write_json
-from .mechanisms import BallMechanism
-from .operator_card import AT_NO_REQUEST
-from .pictures import COLOURS, INK, new_figure, save_figure
-from .plan import LOST_BELOW, SURVIVES_FROM, Outlook, Regime, cheapest, smallest_epsilon
-from .plan_ranking import Candidate, Plan, Target
+from ..files import write_json
+from ..mechanisms import BallMechanism
+from ..operators.card import AT_NO_REQUEST
+from ..pictures import COLOURS, INK, new_figure, save_figure
+from .outlook import LOST_BELOW, SURVIVES_FROM, Outlook, Regime, cheapest, smallest_epsilon
+from .ranking import Candidate, Plan, Target
 
 _REGIME_STYLES = {Regime.LOST: "red", Regime.PARTLY: "yellow", Regime.SURVIVES: "green"}
 _LINES = ("-", "--", ":")

@@ -1,4 +1,4 @@
-from erode.comparison_report import print_table
+from erode.report.table import print_table
 
 
 def row(method, seed, dice, **more):

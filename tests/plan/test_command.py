@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,19 +12,15 @@ import pytest
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
 from torch import nn
 
-from erode import callbacks
-from erode.callbacks import GradientClipping, OutputPerturbation, ProjectedNoisySGD, Retrain, UnlearningOperator
+from erode.callbacks import GradientClipping, OutputPerturbation, ProjectedNoisySGD
 from erode.cli import main
-from erode.ledger import FILE_NAME, Ledger
 from erode.lightning_modules import PixelHead, SegmentationModule
-from erode.masks import View
-from erode.mechanisms import BallMechanism, NewtonMechanism, ResidualMechanism
-from erode.operators import operator_kinds
-from erode.plan_candidates import Setting, candidates
-from erode.planning import PlanCLI, measure
+from erode.mechanisms import NewtonMechanism, ResidualMechanism
+from erode.operators.command import operator_kinds
+from erode.plan.command import PlanCLI, measure
+from erode.requests.ledger import FILE_NAME, Ledger
 from erode.weights import save_weights
 
 CONFIGS = files("erode.configs")
@@ -124,9 +119,6 @@ def test_the_passes_of_operators_for_heads_are_shown(planned, data, evaluations)
     assert "10 to 20" in shown
 
 
-# What is at hand -------------------------------------------------------------------------------------------------
-
-
 def not_at_hand(made):
     return {line["operator"]: line["not_at_hand"] for line in made["targets"][0]["ranking"] if line["not_at_hand"]}
 
@@ -188,46 +180,6 @@ def test_quantised_training_is_at_hand_where_the_module_is_trained_by_it(planned
     assert not any("fill the ball" in note for note in made["notes"])
 
 
-def test_layers_that_cannot_be_drawn_anew_leave_retraining_and_balls_without_an_anchor():
-    class Table(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.values = nn.Parameter(torch.zeros(3))
-
-    module = nn.Sequential(nn.Linear(3, 3), Table())
-    found = {one.operator: one.lacks for one in candidates(None, 1e-7, Setting(module=module))}
-    assert found["Retrain"] == found["GradientClipping"] == ("anchor",)
-    assert found["FineTune"] == ()
-    for anchor, exposed, lacks in (("zeros", None, ()), ("gone", None, ("anchor",)), ("zeros", ["0.*"], ("anchor",))):
-        operator = OutputPerturbation(anchor=anchor, exposed=exposed)
-        assert Setting(module=module).lacks(OutputPerturbation, operator) == lacks
-
-
-def test_data_of_someone_elses_may_not_serve_what_is_to_be_forgotten():
-    setting = Setting.of(SegmentationModule(num_classes=2), LightningDataModule())
-    found = {one.operator: one.lacks for one in candidates(None, 1e-7, setting)}
-    assert (found["Scrub"], found["NegGradSeg"], found["Retrain"]) == (("forget set",), ("coarse masks",), ())
-
-
-def test_an_operator_that_is_added_appears_by_itself(monkeypatch):
-    class Fresh(UnlearningOperator):
-        card = replace(Retrain.card, stores="a checkpoint")
-        view = View.RETAIN
-
-    class Demanding(OutputPerturbation):
-        card = replace(OutputPerturbation.card, stores="a head")
-
-        def __init__(self, head: str) -> None:
-            super().__init__()
-
-    for kind in (Fresh, Demanding):
-        monkeypatch.setattr(callbacks, kind.__name__, kind, raising=False)
-    monkeypatch.setattr(callbacks, "__all__", [*callbacks.__all__, "Fresh", "Demanding"])
-    found = {candidate.operator: candidate for candidate in candidates(None, 1e-7)}
-    assert (found["Fresh"].card.guarantee, found["Fresh"].card.stores) == ("exact", "a checkpoint")
-    assert "head" in found["Demanding"].why_not
-
-
 def test_a_configured_operator_is_planned_with_its_own_constants(planned):
     own = ["--trainer.callbacks.radius=0.5", "--trainer.callbacks.steps=7", "--trainer.callbacks.reference=anchor"]
     made, _ = planned(*USUAL, *unlearn("gradient_clipping"), *own, "--trainer.callbacks.epsilon=2")
@@ -237,19 +189,6 @@ def test_a_configured_operator_is_planned_with_its_own_constants(planned):
     assert (made["targets"][0]["epsilon"], made["delta"]) == (2.0, 1e-7)
     assert {line["constants"]["radius"] for line in others} == {0.5}
     assert "GradientClipping" not in {line["operator"] for line in others}
-
-
-def test_the_projection_of_a_head_is_no_ball_for_others():
-    """50 around zero says nothing of a ball around an anchor, and the other way round."""
-    head = ProjectedNoisySGD(samples=600, changed=1, radius=40.0)
-    usual = {c.operator: c.mechanism for c in candidates(None, 1e-7) if isinstance(c.mechanism, BallMechanism)}
-    found = [c for c in candidates(head, 1e-7) if isinstance(c.mechanism, BallMechanism)]
-    assert {c.operator: c.mechanism.radius for c in found} == {name: made.radius for name, made in usual.items()}
-    balls = [c.mechanism.radius for c in candidates(OutputPerturbation(radius=0.25), 1e-7) if c.operator in usual]
-    assert set(balls) == {0.25}
-
-
-# Heads -----------------------------------------------------------------------------------------------------------
 
 
 def test_on_a_whole_network_operators_for_heads_are_not_planned(planned):
@@ -329,9 +268,6 @@ def test_an_operator_whose_run_would_be_refused_is_not_planned(arguments, messag
     assert not Path("runs").exists()
 
 
-# One operator ----------------------------------------------------------------------------------------------------
-
-
 def test_a_sigma_that_was_typed_is_planned_at_the_epsilon_it_gives(planned):
     typed = ["--trainer.callbacks.epsilon=null", "--trainer.callbacks.sigma=0.01"]
     made, _ = planned(*USUAL, *unlearn("output_perturbation"), *typed)
@@ -394,9 +330,6 @@ def test_data_that_are_not_here_are_no_obstacle(planned):
     data = ["--data=ISICDataModule", "--data.root=nowhere"]
     made, _ = planned(*data, *MODEL, "--epsilon", "1")
     assert "none could be read" in made["notes"][-1]
-
-
-# What is refused -------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_overwritten(planned):

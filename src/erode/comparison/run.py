@@ -9,16 +9,16 @@ from typing import Literal
 import torch
 from torch.utils.data import default_collate
 
-from .comparison_report import print_table
-from .datamodules import MaskDataModule
+from ..datamodules import MaskDataModule
+from ..files import write_json
+from ..lightning_modules import SegmentationModule
+from ..pictures import Sample, gallery_figure, save_figure
+from ..report import report
+from ..report.table import print_table
+from ..rows import check_once
+from ..weights import load_weights
 from .experiment import Experiment, weights_of
-from .files import write_json
-from .lightning_modules import SegmentationModule
 from .methods import DEFAULT_METHODS, METHODS, MethodName
-from .pictures import Sample, gallery_figure, save_figure
-from .report import report
-from .rows import check_once
-from .weights import load_weights
 
 COLUMNS = (
     ("dice_lesion", "lesion Dice"),

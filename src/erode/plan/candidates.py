@@ -13,19 +13,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
-from .callbacks import Retrain, Rewind, UnlearningOperator
-from .callbacks.certified import CertifiedOperator
-from .callbacks.exposure import INITIALISATION, ZEROS, exposed_parameters
-from .callbacks.head_operator import HeadOperator
-from .callbacks.noisy_phase import NoisyPhase
-from .datamodules import MaskDataModule
-from .ledger import read_ledger
-from .lightning_modules import PixelHead, QuantisedTraining
-from .mechanisms import Mechanism
-from .operator_card import Need, OperatorCard
-from .operators import operator_kinds
-from .plan_ranking import Candidate
-from .ridge import RidgeHead
+from ..callbacks import Retrain, Rewind, UnlearningOperator
+from ..callbacks.certified import CertifiedOperator
+from ..callbacks.exposure import INITIALISATION, ZEROS, exposed_parameters
+from ..callbacks.head_operator import HeadOperator
+from ..callbacks.noisy_phase import NoisyPhase
+from ..datamodules import MaskDataModule
+from ..lightning_modules import PixelHead, QuantisedTraining
+from ..mechanisms import Mechanism
+from ..operators import Need, OperatorCard
+from ..operators.command import operator_kinds
+from ..requests import read_ledger
+from ..ridge import RidgeHead
+from .ranking import Candidate
 
 _OF_DATA: tuple[Need, ...] = ("retained data", "coarse masks", "forget set")
 

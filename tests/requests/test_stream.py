@@ -14,11 +14,8 @@ from torch.utils.data import DataLoader
 
 from erode.accounting import gdp_delta, gdp_epsilon
 from erode.callbacks import ExposureLedger, GradientClipping, OutputPerturbation
-from erode.ledger import Ledger, Level, read_ledger
 from erode.masks import ForgetSplit
-from erode.requests import ForgetRequest
-from erode.rewinding import restore_to
-from erode.stream import RequestStream
+from erode.requests import ForgetRequest, Ledger, Level, RequestStream, read_ledger, restore_to
 from erode.verify import VerificationError
 from erode.weights import load_weights, save_weights
 

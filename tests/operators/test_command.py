@@ -9,10 +9,10 @@ import yaml
 
 from erode import callbacks, lightning_modules
 from erode.cli import main
-from erode.operator_tables import filled
-from erode.operators import operator_cards, operator_kinds
+from erode.operators.command import operator_cards, operator_kinds
+from erode.operators.tables import filled
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
 CONFIGS = Path(str(files("erode.configs")))
 CARDS = operator_cards()

@@ -14,19 +14,19 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from torch import nn
 
-from . import callbacks, lightning_modules  # noqa: F401  # short class names need the import
-from ._version import __version__
-from .callbacks import UnlearningOperator
-from .callbacks.exposure import INITIALISATION, anchor_of, exposed_parameters
-from .callbacks.noisy_sgd import vector_norm
-from .datamodules import MaskDataModule
-from .files import fresh_folder
-from .mechanisms import BallMechanism, Mechanism
-from .plan import too_many_pixels
-from .plan_candidates import Setting, candidates
-from .plan_ranking import Candidate, plan
-from .plan_report import print_plan, write_plan
-from .weights import load_weights
+from .. import callbacks, lightning_modules  # noqa: F401  # short class names need the import
+from .._version import __version__
+from ..callbacks import UnlearningOperator
+from ..callbacks.exposure import INITIALISATION, anchor_of, exposed_parameters
+from ..callbacks.noisy_sgd import vector_norm
+from ..datamodules import MaskDataModule
+from ..files import fresh_folder
+from ..mechanisms import BallMechanism, Mechanism
+from ..weights import load_weights
+from .candidates import Setting, candidates
+from .outlook import too_many_pixels
+from .ranking import Candidate, plan
+from .report import print_plan, write_plan
 
 EPSILONS = (1.0, 3.0, 8.0)
 """Planned where nobody wished for one."""

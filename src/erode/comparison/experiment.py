@@ -15,14 +15,14 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from .callbacks import ExposureLedger, SpuriousInformationMonitor
-from .datamodules import MaskDataModule, SyntheticDermoscopy
-from .forget_atoms import loss_attack
-from .lightning_modules import QuantisedTraining, SegmentationModule
+from ..callbacks import ExposureLedger, SpuriousInformationMonitor
+from ..datamodules import MaskDataModule, SyntheticDermoscopy
+from ..forget_atoms import loss_attack
+from ..lightning_modules import QuantisedTraining, SegmentationModule
+from ..rows import claim, number, stored
+from ..weights import load_weights, save_weights
 from .methods import METHODS, Method, MethodName, Task
-from .row_trainer import evaluated, row_trainer
-from .rows import claim, number, stored
-from .weights import load_weights, save_weights
+from .trainer import evaluated, row_trainer
 
 EvaluatedPart = Literal["test", "val"]
 Precision = Literal["32-true", "bf16-mixed"]

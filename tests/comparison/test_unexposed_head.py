@@ -3,9 +3,9 @@
 import lightning.pytorch as pl
 import torch
 
+from erode.comparison.unexposed_head import unexposed_head
 from erode.datamodules import SyntheticDermoscopy
 from erode.masks import DiskDilation, View
-from erode.unexposed_head import unexposed_head
 from erode.weights import weights_digest
 
 torch.set_num_threads(1)

@@ -9,8 +9,8 @@ from typing import get_args
 
 from rich.table import Column, Table
 
-from .files import write_text
-from .operator_card import FAMILIES, REQUESTS, Guarantee, Manipulation, Need, OperatorCard
+from ..files import write_text
+from .card import FAMILIES, REQUESTS, Guarantee, Manipulation, Need, OperatorCard
 
 Cards = Mapping[str, OperatorCard]
 """Cards by the name of the class."""

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from .files import digest_of, write_json
-from .weights import read_content, state_digest, state_in
+from ..files import digest_of, write_json
+from ..weights import read_content, state_digest, state_in
 
 SCHEMA = "erode-ledger/1"
 """Raise the number when the meaning of a field changes."""

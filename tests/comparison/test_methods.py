@@ -10,11 +10,10 @@ import torch
 
 from erode import callbacks
 from erode.callbacks import UnlearningOperator
+from erode.comparison import METHODS, Experiment, Task
 from erode.datamodules import SyntheticDermoscopy
-from erode.experiment import Experiment
 from erode.lightning_modules import QuantisedSegmentationModule, SegmentationModule
 from erode.losses import RoleLoss
-from erode.methods import METHODS, Task
 from erode.weights import read_state
 
 torch.set_num_threads(1)

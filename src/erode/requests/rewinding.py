@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import write_atomically, write_json
+from ..files import write_atomically, write_json
+from ..masks import ForgetSplit
+from ..weights import read_content, state_in
 from .ledger import FILE_NAME, Ledger, check_ids, read_ledger
-from .masks import ForgetSplit
-from .requests import Atoms, ForgetRequest
-from .weights import read_content, state_in
+from .request import Atoms, ForgetRequest
 
 Unrecorded = Collection[str] | Literal["all"]
 """Ids of a request that need not occur in any ledger, by the caller's word; ``all`` = every one."""
