@@ -17,6 +17,7 @@ from ..accounting import NoisyIteration, Reference
 from ..certificate import Account, Target
 from ..mechanisms import BlockwiseMechanism
 from ..operators import OperatorCard
+from .blocks import blocks_of
 from .exposure import INITIALISATION, exposed_parameters
 from .gradient_clipping import automatic_steps
 from .noisy_phase import NoisyPhase
@@ -46,8 +47,9 @@ class Blockwise(NoisyPhase):
         learning_rate: γ > 0, constant, of the noisy steps only.
         weight_decay: λ >= 0, pull to the anchor, outside the clip.
         steps: T >= 1 of each block, or ``auto``: those that need the least noise per step.
-        blocks: ``layers`` (parameters of one layer together, in the order of the network), or a shell pattern for
-            each block, in the order of their turns; a parameter belongs to the first that fits.
+        blocks: ``layers`` (each layer with a kernel, and the normalisations and activations behind it, in the order
+            of the network), or a shell pattern for each block, in the order of their turns; a parameter belongs to
+            the first that fits.
         reference: see :data:`~erode.accounting.Reference`.
         anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
         exposed: see there.
@@ -127,7 +129,7 @@ class Blockwise(NoisyPhase):
         """Find the blocks."""
         super().check_module(module)
         exposed = exposed_parameters(module, self.exposed)
-        named = blocks_of(list(exposed), self.blocks)
+        named = divided(module, list(exposed), self.blocks)
         place = {name: index for index, name in enumerate(exposed)}
         self._members = [[place[name] for name in block] for block in named]
         self.mechanism = self._mechanism([sum(exposed[name].numel() for name in block) for block in named])
@@ -209,11 +211,12 @@ class Blockwise(NoisyPhase):
         )
 
 
-def blocks_of(names: Sequence[str], blocks: Sequence[str] | Literal["layers"]) -> list[list[str]]:
+def divided(module: nn.Module, names: Sequence[str], blocks: Sequence[str] | Literal["layers"]) -> list[list[str]]:
     """Divide parameters into blocks.
 
     Args:
-        names: of the parameters, in the order of the network.
+        module: the network.
+        names: of its parameters that are exposed, in the order of the network.
         blocks: ``layers``, or a shell pattern for each block.
 
     Returns:
@@ -223,30 +226,31 @@ def blocks_of(names: Sequence[str], blocks: Sequence[str] | Literal["layers"]) -
         MisconfigurationException: if a parameter is in no block, or a block is empty.
 
     Example:
-        >>> blocks_of(["a.weight", "a.bias", "b.weight"], "layers")
-        [['a.weight', 'a.bias'], ['b.weight']]
-        >>> blocks_of(["a.weight", "a.bias", "b.weight"], ["*.bias", "*"])
-        [['a.bias'], ['a.weight', 'b.weight']]
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.PReLU(), nn.Conv2d(2, 2, 1, bias=False))
+        >>> names = [name for name, _ in net.named_parameters()]
+        >>> divided(net, names, "layers")
+        [['0.weight', '0.bias', '1.weight'], ['2.weight']]
+        >>> divided(net, names, ["*.bias", "*"])
+        [['0.bias'], ['0.weight', '1.weight', '2.weight']]
     """
-    if blocks == "layers":
-        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-        return [[name for name in names if name.rpartition(".")[0] == layer] for layer in layers]
-    left, divided = list(names), []
-    for pattern in blocks:
-        found = [name for name in left if fnmatchcase(name, pattern)]
-        if not found:
+    left, found = list(names), []
+    wholes = [block.parameters for block in blocks_of(module)] if blocks == "layers" else blocks
+    for whole in wholes:
+        members = [name for name in left if (fnmatchcase(name, whole) if isinstance(whole, str) else name in whole)]
+        if not members and isinstance(whole, str):
             raise MisconfigurationException(
-                f"the block {pattern!r} is empty: no exposed parameter that an earlier block does not have fits it; "
+                f"the block {whole!r} is empty: no exposed parameter that an earlier block does not have fits it; "
                 f"names look like {list(names)[:3]}"
             )
-        divided.append(found)
-        left = [name for name in left if name not in found]
+        if members:  # a layer may be frozen, or share all that it has with an earlier one
+            found.append(members)
+        left = [name for name in left if name not in members]
     if left:
         raise MisconfigurationException(
             f"{left[0]} is exposed but in no block, so it would keep the forget set; end blocks with '*', or set "
             "exposed"
         )
-    return divided
+    return found
 
 
 def _some(items: Sequence[_Item], members: Sequence[int]) -> list[_Item]:

@@ -16,11 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from erode.callbacks import Blockwise, GradientClipping
-from erode.callbacks.blockwise import blocks_of
+from erode.callbacks.blockwise import divided
 from erode.verify import check_certificate, verify
 from erode.weights import weights_digest
 
 STEPS, FREE = 3, 4
+THREE = ["*.0.*", "*.1.*", "*.2.*"]
 
 
 class Module(pl.LightningModule):
@@ -73,7 +74,7 @@ def test_each_block_moves_in_its_turn_and_no_other(blocks, weight_decay, tmp_pat
     watch = Watch()
     operator = Blockwise(steps=STEPS, blocks=blocks, weight_decay=weight_decay, shrink=False)
     fit(tmp_path, operator, watch)
-    turns = [["network.0", "network.1", "network.2"], ["network.2", "network.0 network.1"]][blocks != "layers"]
+    turns = [["network.0 network.1", "network.2"], ["network.2", "network.0 network.1"]][blocks != "layers"]
     for step in range(len(turns) * STEPS):
         moved = {
             name.rpartition(".")[0]
@@ -135,7 +136,7 @@ def test_training_a_block_that_has_had_its_turn_is_refused(tmp_path):
     [
         ({"blocks": ["*.0.*"]}, r"network\.\d\.\w+ is exposed but in no block"),
         ({"blocks": ["*", "*.0.*"]}, "the block .* is empty"),
-        ({"steps": 50}, "needs 150 optimiser steps, this run takes 13"),
+        ({"steps": 50, "blocks": THREE}, "needs 150 optimiser steps, this run takes 13"),
     ],
 )
 def test_wrong_blocks_are_refused_before_the_first_step(arguments, message, tmp_path):
@@ -159,9 +160,9 @@ def crash(trainer, module):
 def test_a_run_that_was_cut_short_goes_on_with_the_block_it_had_reached(cut, tmp_path):
     every_step = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1, filename="{step}")
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(tmp_path, Blockwise(steps=STEPS), every_step, Watch(cut + 1, crash))
+        fit(tmp_path, Blockwise(steps=STEPS, blocks=THREE), every_step, Watch(cut + 1, crash))
     watch = Watch()
-    fit(tmp_path, Blockwise(steps=STEPS), watch, ckpt_path=tmp_path / f"step={cut}.ckpt")
+    fit(tmp_path, Blockwise(steps=STEPS, blocks=THREE), watch, ckpt_path=tmp_path / f"step={cut}.ckpt")
     content = json.loads((tmp_path / "unlearned" / "certificate.json").read_text())
     assert check_certificate(content).steps == 3 * STEPS
     if cut == STEPS + 1:
@@ -169,10 +170,21 @@ def test_a_run_that_was_cut_short_goes_on_with_the_block_it_had_reached(cut, tmp
         assert still == [True, True, False, False, True, True]
 
 
-@given(st.lists(st.sampled_from(["a.w", "a.b", "b.c.w", "d", "b.c.b", "e.w"]), min_size=1, unique=True))
-def test_layers_are_a_partition(names):
-    divided = blocks_of(names, "layers")
-    assert sorted(name for block in divided for name in block) == sorted(names)
+KINDS = [lambda: nn.Linear(2, 2), lambda: nn.Linear(2, 2, bias=False), nn.PReLU, lambda: nn.BatchNorm1d(2)]
+
+
+@given(st.lists(st.sampled_from(KINDS), min_size=1), st.data())
+def test_layers_are_a_partition_of_what_is_exposed(kinds, data):
+    """With the kernel a norm or activation follows, whichever parameters are exposed; a shared layer has one turn."""
+    network = nn.Sequential(*(kind() for kind in kinds))
+    network.append(network[0])
+    all_names = [name for name, _ in network.named_parameters()]
+    names = [name for name in all_names if data.draw(st.booleans(), label=name)]
+    found = divided(network, names, "layers")
+    assert [name for block in found for name in block] == names
+    for block in found:
+        kernels = {name for name in block if name.endswith("weight") and network.get_parameter(name).ndim > 1}
+        assert len(kernels) <= 1
 
 
 class Digests(pl.Callback):

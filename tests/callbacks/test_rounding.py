@@ -146,7 +146,7 @@ SMALL = {
         lambda: GradientClipping(learning_rate=1e-8, steps=1),
     ),
     "block": (
-        r"block 1 of 3 \(larger ones lose less; see blocks=\): certified steps",
+        r"block 1 of 2 \(larger ones lose less; see blocks=\): certified steps",
         lambda: Blockwise(learning_rate=1e-8, steps=1),
     ),
 }
