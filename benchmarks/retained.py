@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from erode import comparison
 from erode.callbacks import FineTune, NegGradPlus, Scrub, UnlearningOperator
-from erode.comparison import METHODS, Method, MethodName, Task
+from erode.comparison import METHODS, Method, MethodName, Task, compare
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.masks import DiskDilation, View
@@ -57,7 +56,7 @@ def main() -> None:
             data = SyntheticDermoscopy(
                 task=task, batch_size=8, coarsening=DiskDilation(half_width=8), fine_fraction=fraction
             )
-            comparison.compare(
+            compare(
                 data,
                 functools.partial(SegmentationModule, num_classes=data.num_classes, class_names=data.class_names),
                 out=arguments.out / f"{task}-{fraction:g}",

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import subprocess
+import sys
 import warnings
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -45,3 +47,14 @@ def pytest_configure(config):
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     """Loggers and run folders default to the working directory: give each test its own."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def as_script():
+    """Run a test file as a script on a folder: its processes fork from one that has no threads of pytest."""
+
+    def run(file, folder):
+        done = subprocess.run([sys.executable, file, str(folder)], capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+
+    return run

@@ -19,7 +19,6 @@ import contextlib
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -269,10 +268,9 @@ def main(folder):
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
+def processes(tmp_path_factory, as_script):
     folder = tmp_path_factory.mktemp("processes")
-    run = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr
+    as_script(__file__, folder)
     return folder
 
 

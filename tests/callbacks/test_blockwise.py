@@ -1,7 +1,6 @@
 """Blockwise noisy fine-tuning: whose turn it is, what stands still, what is refused; two processes as one."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -195,9 +194,8 @@ class Digests(pl.Callback):
         path.write_text(weights_digest(module.network[0]) + weights_digest(module.network[1]))
 
 
-def test_two_processes_hold_the_same_weights_bit_for_bit(tmp_path):
-    run = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
+def test_two_processes_hold_the_same_weights_bit_for_bit(tmp_path, as_script):
+    as_script(__file__, tmp_path)
     for step in range(1, 2 * STEPS + FREE):
         assert (tmp_path / f"{step}-0").read_text() == (tmp_path / f"{step}-1").read_text()
     verify(tmp_path / "unlearned" / "certificate.json", tmp_path / "unlearned" / "weights.safetensors")

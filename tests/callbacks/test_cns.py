@@ -1,7 +1,6 @@
 """CNS in real fits: the step is Newton's, it ends in the ball, it is certified by the diameter, processes agree."""
 
 import json
-import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -269,9 +268,8 @@ class Leave(Step):
         torch.save({"after": self.after, "digest": weights_digest(module)}, Path(trainer.default_root_dir) / name)
 
 
-def test_two_processes_take_the_step_of_one(tmp_path):
-    run = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
+def test_two_processes_take_the_step_of_one(tmp_path, as_script):
+    as_script(__file__, tmp_path)
     first, second = (torch.load(tmp_path / f"2-{rank}") for rank in (0, 1))
     assert first["digest"] == second["digest"]
     assert torch.equal(first["after"], second["after"])

@@ -4,7 +4,6 @@ The fits run in one process of their own, which forks the ranks: this file, run 
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -58,9 +57,8 @@ def fit(folder, devices):
     trainer.fit(Module(), DataLoader(data, batch_size=4))
 
 
-def test_ranks_agree_bit_for_bit(tmp_path):
-    run = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr
+def test_ranks_agree_bit_for_bit(tmp_path, as_script):
+    as_script(__file__, tmp_path)
     for world in (2, 3):
         for step in (1, STEPS // 2, STEPS, STEPS + FREE):
             digests = [(tmp_path / f"GradientClipping-{world}-{step}-{rank}").read_text() for rank in range(world)]

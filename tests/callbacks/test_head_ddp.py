@@ -6,7 +6,6 @@ The fits run in one process of their own, which forks the ranks: this file, run 
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -88,11 +87,10 @@ def learn_and_unlearn(folder, devices):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, as_script):
     """All fits, of one process and of two."""
     folder = tmp_path_factory.mktemp("runs")
-    run = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr
+    as_script(__file__, folder)
     return folder
 
 

@@ -4,7 +4,6 @@ The fits run in one process of their own, which forks the ranks: this file, run 
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -100,10 +99,9 @@ def fit(out, world, name):
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory, as_script):
     folder = tmp_path_factory.mktemp("ddp")
-    run = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr
+    as_script(__file__, folder)
     return folder
 
 

@@ -1,7 +1,6 @@
 """The relearn timer on real runs: it stops where the curve crosses, counts step 0, and all ranks agree."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -132,10 +131,9 @@ def test_settings_that_mean_nothing_are_refused():
             RelearnTimer("loss", **arguments)
 
 
-def test_ranks_that_logged_different_values_stop_together(tmp_path):
+def test_ranks_that_logged_different_values_stop_together(tmp_path, as_script):
     """Without sync_dist each rank sees its own half of the forget set; were each to decide, one would wait forever."""
-    run = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=200)
-    assert run.returncode == 0, run.stderr
+    as_script(__file__, tmp_path)
     records = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     assert records[0] == records[1]
     assert 0 < records[0]["steps"][-1] < 60

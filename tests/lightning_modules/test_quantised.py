@@ -1,66 +1,24 @@
 """Quantised training: weights are the same bit for bit without any samples within the budget; real fits."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
-from monai.networks.layers import DropPath
+from lightning.pytorch.callbacks import ModelCheckpoint
+from quantised_runs import Module, Plain, data, fit
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler, default_collate
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import QuantisedSegmentationModule, QuantisedTraining
 from erode.lightning_modules.per_sample import samples_of
 from erode.weights import weights_digest
-
-
-class Plain(pl.LightningModule):
-    def __init__(self, network=None, lr=0.05):
-        super().__init__()
-        self.network = network or nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 1))
-        self.lr = lr
-
-    def training_step(self, batch, index):
-        loss = nn.functional.mse_loss(self.network(batch[0]), batch[1])
-        self.log("loss", loss)
-        return loss
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Module(QuantisedTraining, Plain):
-    pass
-
-
-def data(seed=0, size=24, far=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(size, 1, 6, 6, generator=generator)
-    return TensorDataset(images, images.roll(1, -1) + far)
-
-
-def fit(dataset, folder, *callbacks, steps=6, batch_size=5, module=None, seed=0, loader=None, **settings):
-    torch.manual_seed(seed)
-    module = module or Module(bound=0.05, kappa=0.02, smoothing=0.02)
-    settings = {"max_steps": steps, "devices": 1, **settings}
-    ckpt_path = settings.pop("ckpt_path", None)
-    trainer = pl.Trainer(
-        accelerator="cpu", callbacks=list(callbacks), default_root_dir=folder, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, **settings,
-    )  # fmt: skip
-    trainer.fit(module, loader or DataLoader(dataset, batch_size, shuffle=True), ckpt_path=ckpt_path)
-    return module
 
 
 def pulling(seed, size=30):
@@ -190,39 +148,6 @@ def test_a_data_module_of_ours_serves_each_image_once_and_unflipped_meanwhile(tm
     assert len(source.train_dataloader()) == 2  # again as ever
 
 
-# What is refused ------------------------------------------------------------------------------------------------
-
-
-class Flips(Dataset):
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, index):
-        image = data()[index][0]
-        return (image.flip(-1) if torch.rand(()) < 0.5 else image), image
-
-
-class Draws(Plain):
-    def training_step(self, batch, index):
-        return super().training_step((batch[0] + torch.randn_like(batch[0]), batch[1]), index)
-
-
-class DrawsQuantised(QuantisedTraining, Draws):
-    pass
-
-
-class Jitter(nn.Module):
-    """Draws from a generator that nobody else knows; without one, counts how often it was asked."""
-
-    def __init__(self, make):
-        super().__init__()
-        self.generator, self.calls = make(), 0
-
-    def forward(self, x):
-        self.calls += 1
-        return x * (1 + (self.calls if self.generator is None else self.generator.normal()))
-
-
 class Numbered(Plain):
     numbers = ()
 
@@ -239,86 +164,6 @@ def test_a_step_is_not_told_how_many_samples_came_before_it(tmp_path):
     module = NumberedQuantised(bound=0.05)
     fit(data(), tmp_path, module=module)
     assert module.numbers == {0}
-
-
-class Counts(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv2d(1, 1, 1)
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, x):
-        self.seen += 1
-        return self.layer(x)
-
-
-class Last(Plain):
-    def training_step(self, batch, index):
-        return super().training_step(batch[-2:], index)
-
-
-class LastQuantised(QuantisedTraining, Last):
-    pass
-
-
-class Speechless(Plain):
-    def training_step(self, batch, index):
-        return None
-
-
-class SpeechlessQuantised(QuantisedTraining, Speechless):
-    pass
-
-
-class Forgets(Module):
-    def on_fit_start(self):
-        """Without super: nothing would be checked."""
-
-
-def first_of_another_length(items):
-    return torch.ones(2), *(part.repeat(2, 1, 1, 1) for part in default_collate(items))
-
-
-def conv(*layers):
-    return lambda: Module(nn.Sequential(nn.Conv2d(1, 1, 1), *layers), bound=0.05)
-
-
-REFUSALS = {
-    "epochs": ({"max_steps": 5, "max_epochs": 3}, {}, "give the Trainer max_steps, and neither"),
-    "part of the data": ({"limit_train_batches": 2}, {}, "drop limit_train_batches"),
-    "early stopping": ({"callbacks": lambda: [EarlyStopping("loss")]}, {}, "EarlyStopping ends the run by the data"),
-    "batch norm": ({}, {"module": conv(nn.BatchNorm2d(1))}, r"network\.1 keeps running statistics"),
-    "dropout": ({}, {"module": conv(nn.Dropout(0.5))}, r"network\.1 draws random numbers"),
-    "random step": ({}, {"module": lambda: DrawsQuantised(bound=0.05)}, "drew random numbers"),
-    "rare draws": ({}, {"module": conv(DropPath(0.01))}, "drew random numbers"),
-    "NumPy": ({}, {"module": conv(Jitter(np.random.default_rng))}, "differed when it was computed again"),
-    "memory": ({}, {"module": conv(Jitter(lambda: None))}, "differed when it was computed again"),
-    "buffer": ({}, {"module": lambda: Module(Counts(), bound=0.05)}, r"the buffer network\.seen changed"),
-    "augmentation": ({}, {"loader": lambda: DataLoader(Flips(), 3)}, "not the 6 of the first step bit for bit"),
-    "drop_last": ({}, {"loader": lambda: DataLoader(data(), 5, drop_last=True)}, "drop_last=True need not serve"),
-    "weighted": (
-        {},
-        {"loader": lambda: DataLoader(data(), 5, sampler=WeightedRandomSampler([1.0] * 24, 24))},
-        "WeightedRandomSampler",
-    ),
-    "batch sampler": ({}, {"loader": lambda: DataLoader(data(), batch_sampler=[[0, 1], [1, 2]])}, "may serve a sample"),
-    "collation": (
-        {},
-        {"loader": lambda: DataLoader(data(), 5, collate_fn=first_of_another_length)},
-        "a sample may depend on its batch",
-    ),
-    "count": (
-        {},
-        {
-            "loader": lambda: DataLoader(data(size=6), 1, collate_fn=first_of_another_length),
-            "module": lambda: LastQuantised(bound=0.05),
-        },
-        "a step saw 12 samples, the data set has 6",
-    ),
-    "tuner": ({"callbacks": lambda: [LearningRateFinder()]}, {}, "LearningRateFinder chooses by the data"),
-    "no loss": ({}, {"module": lambda: SpeechlessQuantised(bound=0.05)}, "returned no loss for a sample"),
-    "no check": ({}, {"module": lambda: Forgets(bound=0.05)}, r"leaves out super\(\)\.on_fit_start\(\)"),
-}
 
 
 def test_a_second_fit_reports_itself(tmp_path):
@@ -354,23 +199,6 @@ def test_a_data_module_of_ours_leaves_out_what_was_fitted_on_other_images(tmp_pa
     assert any((source.dataset("train")[index]["prior"] >= 0).any() for index in range(10))
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_what_could_make_the_promise_false_is_refused(name, tmp_path):
-    trainer, run, message = REFUSALS[name]
-    run = {key: make() for key, make in run.items()}
-    trainer = dict(trainer)
-    callbacks = trainer.pop("callbacks", list)()
-    with pytest.raises(MisconfigurationException, match=message):
-        fit(data(), tmp_path, *callbacks, steps=20, **run, **trainer)
-    assert not (tmp_path / "removal.json").exists()
-
-
-@pytest.mark.parametrize("wrong", [{"bound": 0.0}, {"kappa": -1.0}, {"smoothing": -1.0}, {"kappa": 1.0}])
-def test_arguments_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"\w"):
-        Module(**wrong)
-
-
 def test_samples_of_any_batch():
     batch = {"x": torch.arange(2), "meta": [{"spacing": torch.tensor([1.0, 2.0])}], "id": ["a", "b"], "scale": 2}
     first, second = samples_of(batch)
@@ -390,9 +218,8 @@ class Leave(pl.Callback):
         (Path(trainer.default_root_dir) / name).write_text(weights_digest(module) + str(module.budgets.counts))
 
 
-def test_two_processes_equal_one_bit_for_bit(tmp_path):
-    run = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
+def test_two_processes_equal_one_bit_for_bit(tmp_path, as_script):
+    as_script(__file__, tmp_path)
     fit(data(far=3.0), tmp_path, Leave())
     assert len({(tmp_path / name).read_text() for name in ("1-0", "2-0", "2-1")}) == 1
     assert "do not divide by 2 processes" in (tmp_path / "refused").read_text()

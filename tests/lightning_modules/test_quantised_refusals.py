@@ -1,0 +1,140 @@
+"""What quantised training refuses because it could make the promise false."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
+from monai.networks.layers import DropPath
+from quantised_runs import Module, Plain, data, fit
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
+
+from erode.lightning_modules import QuantisedTraining
+
+
+class Flips(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        image = data()[index][0]
+        return (image.flip(-1) if torch.rand(()) < 0.5 else image), image
+
+
+class Draws(Plain):
+    def training_step(self, batch, index):
+        return super().training_step((batch[0] + torch.randn_like(batch[0]), batch[1]), index)
+
+
+class DrawsQuantised(QuantisedTraining, Draws):
+    pass
+
+
+class Jitter(nn.Module):
+    """Draws from a generator that nobody else knows; without one, counts how often it was asked."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.generator, self.calls = make(), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * (1 + (self.calls if self.generator is None else self.generator.normal()))
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += 1
+        return self.layer(x)
+
+
+class Last(Plain):
+    def training_step(self, batch, index):
+        return super().training_step(batch[-2:], index)
+
+
+class LastQuantised(QuantisedTraining, Last):
+    pass
+
+
+class Speechless(Plain):
+    def training_step(self, batch, index):
+        return None
+
+
+class SpeechlessQuantised(QuantisedTraining, Speechless):
+    pass
+
+
+class Forgets(Module):
+    def on_fit_start(self):
+        """Without super: nothing would be checked."""
+
+
+def first_of_another_length(items):
+    return torch.ones(2), *(part.repeat(2, 1, 1, 1) for part in default_collate(items))
+
+
+def conv(*layers):
+    return lambda: Module(nn.Sequential(nn.Conv2d(1, 1, 1), *layers), bound=0.05)
+
+
+REFUSALS = {
+    "epochs": ({"max_steps": 5, "max_epochs": 3}, {}, "give the Trainer max_steps, and neither"),
+    "part of the data": ({"limit_train_batches": 2}, {}, "drop limit_train_batches"),
+    "early stopping": ({"callbacks": lambda: [EarlyStopping("loss")]}, {}, "EarlyStopping ends the run by the data"),
+    "batch norm": ({}, {"module": conv(nn.BatchNorm2d(1))}, r"network\.1 keeps running statistics"),
+    "dropout": ({}, {"module": conv(nn.Dropout(0.5))}, r"network\.1 draws random numbers"),
+    "random step": ({}, {"module": lambda: DrawsQuantised(bound=0.05)}, "drew random numbers"),
+    "rare draws": ({}, {"module": conv(DropPath(0.01))}, "drew random numbers"),
+    "NumPy": ({}, {"module": conv(Jitter(np.random.default_rng))}, "differed when it was computed again"),
+    "memory": ({}, {"module": conv(Jitter(lambda: None))}, "differed when it was computed again"),
+    "buffer": ({}, {"module": lambda: Module(Counts(), bound=0.05)}, r"the buffer network\.seen changed"),
+    "augmentation": ({}, {"loader": lambda: DataLoader(Flips(), 3)}, "not the 6 of the first step bit for bit"),
+    "drop_last": ({}, {"loader": lambda: DataLoader(data(), 5, drop_last=True)}, "drop_last=True need not serve"),
+    "weighted": (
+        {},
+        {"loader": lambda: DataLoader(data(), 5, sampler=WeightedRandomSampler([1.0] * 24, 24))},
+        "WeightedRandomSampler",
+    ),
+    "batch sampler": ({}, {"loader": lambda: DataLoader(data(), batch_sampler=[[0, 1], [1, 2]])}, "may serve a sample"),
+    "collation": (
+        {},
+        {"loader": lambda: DataLoader(data(), 5, collate_fn=first_of_another_length)},
+        "a sample may depend on its batch",
+    ),
+    "count": (
+        {},
+        {
+            "loader": lambda: DataLoader(data(size=6), 1, collate_fn=first_of_another_length),
+            "module": lambda: LastQuantised(bound=0.05),
+        },
+        "a step saw 12 samples, the data set has 6",
+    ),
+    "tuner": ({"callbacks": lambda: [LearningRateFinder()]}, {}, "LearningRateFinder chooses by the data"),
+    "no loss": ({}, {"module": lambda: SpeechlessQuantised(bound=0.05)}, "returned no loss for a sample"),
+    "no check": ({}, {"module": lambda: Forgets(bound=0.05)}, r"leaves out super\(\)\.on_fit_start\(\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_could_make_the_promise_false_is_refused(name, tmp_path):
+    trainer, run, message = REFUSALS[name]
+    run = {key: make() for key, make in run.items()}
+    trainer = dict(trainer)
+    callbacks = trainer.pop("callbacks", list)()
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(data(), tmp_path, *callbacks, steps=20, **run, **trainer)
+    assert not (tmp_path / "removal.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"bound": 0.0}, {"kappa": -1.0}, {"smoothing": -1.0}, {"kappa": 1.0}])
+def test_arguments_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"\w"):
+        Module(**wrong)
