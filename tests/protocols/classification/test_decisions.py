@@ -49,6 +49,11 @@ def test_metrics_are_those_of_scikit_learn(data, views):
     assert metrics["auroc_robust"] == pytest.approx(roc_auc_score(truth[apart], test.scores[PROBABILITY][apart, 2]))
     for name in test.scores.keys() - {PROBABILITY}:
         assert metrics[f"auroc_{name}"] == pytest.approx(roc_auc_score(truth, test.scores[name][:, 2]))
+        inside = test.scores[name][apart, 2]
+        assert metrics[f"auroc_{name}_robust"] == pytest.approx(roc_auc_score(truth[apart], inside))
+    pairs = [(truth & (flags == a).numpy()) | (~truth & (flags == b).numpy()) for a in (0, 1) for b in (0, 1)]
+    by_pair = [roc_auc_score(truth[pair], test.scores[PROBABILITY][pair, 2]) for pair in pairs]
+    assert metrics["auroc_worst"] == pytest.approx(min(by_pair))
 
 
 def test_only_a_segmentation_has_sizes_to_normalise(views):

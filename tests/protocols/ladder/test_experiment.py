@@ -51,8 +51,9 @@ def test_tables_hold_what_was_found(out):
     for line, content in zip(lines, whole["labels"], strict=True):
         assert float(line["tightness"]) == pytest.approx(content["tightness"])
     text = (out / "ladder.md").read_text()
-    assert text == markdown_table(whole["labels"], whole["rows"])
-    assert len(text.splitlines()) == 2 + len(NAMES)
+    assert text == markdown_table(whole["labels"], whole["rows"], "test")
+    assert text.startswith("AUROC and Dice: test part")
+    assert len(text.splitlines()) == 4 + len(NAMES)
     assert f"{1e3 * whole['labels'][1]['information']:.2f} [" in text
 
 
@@ -61,11 +62,20 @@ def test_the_figure_shows_both_and_names_their_units(out):
     whole = json.loads((out / "ladder.json").read_text())
     above, below = ladder_figure(whole["labels"], whole["rows"], "data").axes
     assert "nats" in above.get_ylabel()
-    assert [text.get_text() for text in below.get_legend().get_texts()] == ["robust AUROC", "AUROC", "lesion Dice"]
+    curves = [text.get_text() for text in below.get_legend().get_texts()]
+    assert curves[:2] == ["robust AUROC", "robust AUROC in foreground"]
+    assert "worst pair" in curves[2]
+    assert below.get_ylabel().startswith("test part")
     unknown = [{**content, "information": None} for content in whole["labels"]]
     above, _ = ladder_figure(unknown, whole["rows"], "data").axes
     assert "per\nunit of artefact share" in above.get_ylabel()
     assert len(ladder_figure(whole["labels"], [], "data").axes) == 1
+
+
+def test_labels_alone_have_a_line_each(tmp_path):
+    main(["ladder", *ARGUMENTS, "--seeds=[]", f"--out={tmp_path / 'labels'}"])
+    lines = list(csv.DictReader((tmp_path / "labels" / "ladder.csv").read_text().splitlines()))
+    assert [line["rung"] for line in lines] == NAMES
 
 
 def test_it_goes_on_where_it_stopped_and_takes_more_seeds(out):

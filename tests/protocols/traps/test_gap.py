@@ -1,8 +1,9 @@
 """Shares of a gap, worked by hand, and no share where there is no gap."""
 
+import numpy as np
 import pytest
 
-from erode.protocols.traps.gap import Gap, closed, gap_of
+from erode.protocols.traps.gap import Gap, closed, closed_interval, gap_of
 from erode.protocols.traps.report import markdown_of, table_of
 
 
@@ -62,3 +63,26 @@ def test_one_seed_is_said_to_have_no_spread():
 def test_scores_that_no_row_has_take_no_column():
     head = table_of(ROWS)[0]
     assert head == ["method", "AUROC", "gap closed", "lesion Dice"]
+
+
+def test_the_interval_of_a_share_covers_it():
+    """Against the truth: seeds that scatter, a method that closes half of the gap on average."""
+    generator = np.random.Generator(np.random.PCG64(1))
+    covered = []
+    for _ in range(200):
+        luck = generator.normal(0, 0.05, 12)  # of the seed, shared by all three
+        coarse, half, oracle = (level + luck + generator.normal(0, 0.05, 12) for level in (0.4, 0.6, 0.8))
+        rows = rows_of(coarse=coarse.tolist(), oracle=oracle.tolist(), half=half.tolist())
+        low, high = closed_interval(rows, "half", "auroc")
+        covered.append(low <= 0.5 <= high)
+    assert np.mean(covered) == pytest.approx(0.93, abs=0.04)  # percentiles of twelve are a little narrow
+
+
+def test_no_interval_where_there_is_none():
+    few = rows_of(coarse=[0.2, 0.3], oracle=[0.8, 0.9], half=[0.5, 0.6])
+    assert closed_interval(few, "half", "auroc") is None  # of two seeds
+    unsure = rows_of(coarse=[0.0] * 5, oracle=[0.0] * 4 + [5.0], half=[0.5] * 5)
+    assert closed_interval(unsure, "half", "auroc") is None  # a third of all resamples has no gap at all
+    same = rows_of(coarse=[0.0] * 5, oracle=[1.0] * 5, half=[0.5] * 5)
+    assert closed_interval(same, "half", "auroc") == (0.5, 0.5)
+    assert table_of(same)[-1][2] == "50% [50%, 50%]"

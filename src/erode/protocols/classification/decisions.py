@@ -65,7 +65,7 @@ class Judge:
         rates = subgroup_rates(called, positive, self._members)
         metrics = {
             "auroc": _auroc(test.scores[PROBABILITY][:, k], positive),
-            "auroc_robust": self._robust(test.scores[PROBABILITY][:, k], positive),
+            **self._by_group(test.scores[PROBABILITY][:, k], positive),
             "balanced_accuracy": float(balanced_accuracy(called, positive)),
             "balanced_accuracy_classes": float(balanced_accuracy(rule.decide(test.evidence), labels)),
             "recall": rates["all"].recall.value,
@@ -74,6 +74,7 @@ class Judge:
         }
         for name in test.scores.keys() - {PROBABILITY}:
             metrics[f"auroc_{name}"] = _auroc(test.scores[name][:, k], positive)
+            metrics |= self._by_group(test.scores[name][:, k], positive, f"_{name}")
         if test.evidence.thresholds is not None:  # a segmentation has other rules beside that of pixels
             for name in test.scores:
                 cut = DecisionRule.fit(_as_evidence(validation, name))
@@ -90,10 +91,14 @@ class Judge:
             },
         }
 
-    def _robust(self, scores: Tensor, positive: Tensor) -> float:
+    def _by_group(self, scores: Tensor, positive: Tensor, score: str = "") -> dict[str, float]:
         metric = RobustAUROC()
         metric.update(scores, positive.long(), self._flags)
-        return float(metric.compute()["robust"])
+        values = metric.compute()
+        return {
+            f"auroc{score}_robust": float(values["robust"]),
+            f"auroc{score}_worst": float(values["worst_group"]),
+        }
 
 
 def _as_evidence(scores: ImageScores, name: str) -> ImageEvidence:

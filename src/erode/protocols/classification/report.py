@@ -24,6 +24,8 @@ COLUMNS = (
     ("auroc_foreground", "AUROC in foreground"),
     ("auroc_component", "AUROC of component"),
     ("auroc_robust", "robust AUROC"),
+    ("auroc_foreground_robust", "robust AUROC in foreground"),
+    ("auroc_worst", "worst pair AUROC"),
     ("balanced_accuracy", "balanced accuracy"),
     ("balanced_accuracy_classes", "… of classes"),
     ("dice_lesion", "lesion Dice"),
@@ -79,10 +81,8 @@ def subgroup_tables(rows: Sequence[Row]) -> list[str]:
         lines = [f"**{first['images']} training images: recall [95 % interval], specificity**", ""]
         lines += ["| subgroup | positives | " + " | ".join(groups) + " |", "|---|---:|" + "---:|" * len(groups)]
         for name, counts in first["subgroups"].items():
-            positives = counts["recall"][1]
-            if positives:
-                cells = [_recall([run["subgroups"][name] for run in runs]) for runs in groups.values()]
-                lines.append(f"| {name.replace('_', ' ')} | {positives} | " + " | ".join(cells) + " |")
+            cells = [_recall([run["subgroups"][name] for run in runs]) for runs in groups.values()]
+            lines.append(f"| {name.replace('_', ' ')} | {counts['recall'][1]} | " + " | ".join(cells) + " |")
         tables.append("\n".join(lines))
     return tables
 
@@ -146,9 +146,11 @@ def _pseudo(runs: Sequence[Row]) -> str:
 def _recall(counts: Sequence[dict[str, list[int]]]) -> str:
     successes = statistics.mean(count["recall"][0] for count in counts)
     trials = counts[0]["recall"][1]
-    low, high = Proportion(round(successes), trials).interval()
     spared = [Proportion(*count["specificity"]) for count in counts]
     specificity = mean_and_sd([share.value for share in spared], 2) if spared[0].trials else "–"
+    if not trials:
+        return f"–, {specificity}"
+    low, high = Proportion(round(successes), trials).interval()
     return f"{successes / trials:.2f} [{low:.2f}, {high:.2f}], {specificity}"
 
 

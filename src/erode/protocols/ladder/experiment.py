@@ -104,9 +104,9 @@ def ladder(
     contents.sort(key=lambda content: (content["pixels"], content["tightness"]))
     write_json(out / "ladder.json", {"settings": settings, "labels": contents, "rows": rows})
     write_csv(contents, rows, out / "ladder.csv")
-    (out / "ladder.md").write_text(markdown_table(contents, rows), encoding="utf-8")
-    save_figure(ladder_figure(contents, rows, type(data).__name__), out / "ladder.png")
-    print_ladder(contents, rows)
+    (out / "ladder.md").write_text(markdown_table(contents, rows, evaluate_on), encoding="utf-8")
+    save_figure(ladder_figure(contents, rows, type(data).__name__, evaluate_on), out / "ladder.png")
+    print_ladder(contents, rows, evaluate_on)
     print(f"figure: {out / 'ladder.png'}")
 
 

@@ -13,10 +13,16 @@ from matplotlib.figure import Figure
 from ...pictures import COLOURS, INK, new_figure
 
 Record = Mapping[str, Any]
-CURVES = {"auroc_robust": "robust AUROC", "auroc": "AUROC", "dice_lesion": "lesion Dice"}
+CURVES = {
+    "auroc_robust": ("robust AUROC", "o-", COLOURS[5]),
+    "auroc_foreground_robust": ("robust AUROC in foreground", "s--", COLOURS[5]),
+    "auroc_worst": ("AUROC of the worst pair of groups", "v:", COLOURS[3]),
+    "dice_lesion": ("lesion Dice", "o-", COLOURS[2]),
+}
+"""Metric to label, style and colour."""
 
 
-def ladder_figure(contents: Sequence[Record], rows: Sequence[Record], title: str) -> Figure:
+def ladder_figure(contents: Sequence[Record], rows: Sequence[Record], title: str, part: str = "test") -> Figure:
     """Draw the ladder, coarse on the left.
 
     Without artefact maps the upper panel shows the closed form per unit of artefact share, −(1−γ) ln(1−γ), its limit
@@ -26,12 +32,14 @@ def ladder_figure(contents: Sequence[Record], rows: Sequence[Record], title: str
         contents: of each rung, as ``ladder.json`` holds them.
         rows: of each rung and seed; without any there is no lower panel.
         title: name of the data.
+        part: where the models' numbers come from.
     """
-    figure = new_figure(max(6.5, 0.95 * len(contents) + 1.4), 5.6 if rows else 3.3)
+    figure = new_figure(max(6.5, 0.95 * len(contents) + 1.4), 6.4 if rows else 3.3)
     panels = figure.subplots(2 if rows else 1, 1, sharex=True, squeeze=False)[:, 0]
     _information(panels[0], contents)
     if rows:
         _models(panels[1], contents, rows)
+        panels[1].set_ylabel(f"{part} part, mean ± sd over seeds", fontsize=9)
     panels[0].set_title(f"Specificity ladder: {title}", fontsize=12, color=INK)
     panels[-1].set_xticks(range(len(contents)), [_label(content) for content in contents], fontsize=8.5)
     panels[-1].set_xlabel(
@@ -70,18 +78,18 @@ def _information(axis: Axes, contents: Sequence[Record]) -> None:
 
 
 def _models(axis: Axes, contents: Sequence[Record], rows: Sequence[Record]) -> None:
-    for (key, label), colour in zip(CURVES.items(), (COLOURS[5], COLOURS[4], COLOURS[2]), strict=True):
+    for turn, (key, (label, style, colour)) in enumerate(CURVES.items()):
         runs = [[row["metrics"].get(key) for row in rows if row["rung"] == content["rung"]] for content in contents]
         known = [[value for value in values if value is not None] for values in runs]
         means = [statistics.mean(values) if values else np.nan for values in known]
         spread = [statistics.stdev(values) if len(values) > 1 else 0 for values in known]
+        places = np.arange(len(contents)) + 0.05 * (turn - (len(CURVES) - 1) / 2)  # bars beside each other
         axis.errorbar(
-            range(len(contents)), means, spread, fmt="o-", color=colour, capsize=3, markersize=4, linewidth=1.4,
+            places, means, spread, fmt=style, color=colour, capsize=3, markersize=4, linewidth=1.4,
             label=label,
         )  # fmt: skip
     axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     axis.set_ylim(-0.03, 1.03)
-    axis.set_ylabel("test set, mean ± sd over seeds", fontsize=9)
 
 
 def _label(content: Record) -> str:

@@ -17,9 +17,14 @@ Record = Mapping[str, Any]
 
 TITLES = (
     "labels", "γ", "w in the ring", "I measured [10⁻³ nats/px]", "closed form", "at w of all background", "variance",
-    "robust AUROC", "AUROC", "lesion Dice",
+    "robust AUROC", "… in foreground", "worst pair AUROC", "AUROC", "lesion Dice",
 )  # fmt: skip
-METRICS = ("auroc_robust", "auroc", "dice_lesion")
+METRICS = ("auroc_robust", "auroc_foreground_robust", "auroc_worst", "auroc", "dice_lesion")
+"""What models make of the labels.
+
+The first ranks by the mean over the image, which grows with the lesion, and speaks of one pair of groups; the second
+does not grow; the third is the least over all pairs of (label, artefact).
+"""
 
 
 def cells(contents: Sequence[Record], rows: Sequence[Record]) -> Iterator[list[str]]:
@@ -40,15 +45,15 @@ def cells(contents: Sequence[Record], rows: Sequence[Record]) -> Iterator[list[s
         ]
 
 
-def markdown_table(contents: Sequence[Record], rows: Sequence[Record]) -> str:
-    """The ladder in Markdown."""
+def markdown_table(contents: Sequence[Record], rows: Sequence[Record], part: str) -> str:
+    """The ladder in Markdown, with the part of the data that the models' columns come from."""
     lines = [list(TITLES), ["---"] * len(TITLES), *cells(contents, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return f"{_whence(part)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def print_ladder(contents: Sequence[Record], rows: Sequence[Record]) -> None:
+def print_ladder(contents: Sequence[Record], rows: Sequence[Record], part: str) -> None:
     """The ladder in the terminal."""
-    table = Table(*TITLES)
+    table = Table(*TITLES, caption=_whence(part))
     for column in table.columns[1:]:
         column.justify = "right"
     for line in cells(contents, rows):
@@ -57,14 +62,18 @@ def print_ladder(contents: Sequence[Record], rows: Sequence[Record]) -> None:
 
 
 def write_csv(contents: Sequence[Record], rows: Sequence[Record], path: Path) -> Path:
-    """One line per rung and seed: what its labels hold, and the metrics of its model."""
+    """One line per rung and seed: what its labels hold, and the metrics of its model; without models one per rung."""
     labels = {content["rung"]: {k: v for k, v in content.items() if k != "coarsening"} for content in contents}
     order = list(labels)
     lines = [
         {**labels[row["rung"]], "seed": row["seed"], **row["metrics"], "seconds": row["seconds"]}
         for row in sorted(rows, key=lambda row: (order.index(row["rung"]), row["seed"]))
-    ]
+    ] or list(labels.values())
     return write_atomically(path, lambda target: pd.DataFrame(lines).to_csv(target, index=False))
+
+
+def _whence(part: str) -> str:
+    return f"AUROC and Dice: {part} part, mean ± sd over seeds. Labels: all training images."
 
 
 def _text(value: float | None, scale: float = 1.0, digits: int = 3) -> str:

@@ -44,11 +44,11 @@ def traps(
     """Train and test on one trap set: what each method wins of what lies between coarse masks and fine ones.
 
     Prints what the artefacts tell of the label in each part, then, for segmentation methods of ``erode compare``, image
-    classifiers and debiasing baselines, AUROC, robust AUROC, AUROC in the predicted foreground and lesion Dice, with
-    the share of the gap between the coarse model and the oracle that each closes. Every training takes the same number
-    of steps and nothing is chosen on the way. Writes rows, ``traps.json``, ``traps.md`` and ``traps.png``. What was cut
-    short goes on where it stopped when it is called again with the same settings; the rows of segmentation are those
-    that ``erode compare`` would write.
+    classifiers and debiasing baselines, AUROC, robust AUROC, that of the worst pair of groups, the same in the
+    predicted foreground, and lesion Dice, with the share of the gap between the coarse model and the oracle that each
+    closes. Every training takes the same number of steps and nothing is chosen on the way. Writes rows, ``traps.json``,
+    ``traps.md`` and ``traps.png``. What was cut short goes on where it stopped when it is called again with the same
+    settings; the rows of segmentation are those that ``erode compare`` would write.
 
     Args:
         data: any DataModule of ours in which artefacts speak for the class in training and not, or against it, in
@@ -101,7 +101,7 @@ def traps(
     rows += [beside.row(name, seed) for seed in seeds for name in baselines]
     plain = [row.plain() for row in correlations]
     write_json(out / "traps.json", {"settings": experiment.settings, "correlations": plain, "rows": rows})
-    write_text(out / "traps.md", markdown_of(rows))
+    write_text(out / "traps.md", markdown_of(rows, evaluate_on))
     figure = save_figure(traps_figure(rows, type(data).__name__, evaluate_on), out / "traps.png")
     print_traps(rows, type(data).__name__)
     print(f"figure: {figure}")

@@ -15,7 +15,7 @@ from .report import scores_of
 
 Row = Mapping[str, Any]
 
-PANELS = ("auroc", "auroc_robust")
+PANELS = ("auroc", "auroc_robust", "auroc_foreground_robust")
 
 
 def traps_figure(rows: Sequence[Row], title: str, part: str = "test") -> Figure:

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 Row = Mapping[str, Any]
+
+RESAMPLES = 10_000
+FEWEST_SEEDS = 5
+"""Fewer seeds are too few to resample."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,37 @@ def closed(rows: Sequence[Row], method: str, metric: str) -> float | None:
     if gap is None or method in ("coarse", "oracle") or not known or len(known) < len(values):
         return None
     return gap.closed(statistics.mean(known))
+
+
+def closed_interval(rows: Sequence[Row], method: str, metric: str) -> tuple[float, float] | None:
+    """Percentile interval (95 %) of the share that a method closes, seeds resampled with all three of their values.
+
+    Args:
+        rows: of all methods and seeds.
+        method: whose share.
+        metric: its name; larger is better.
+
+    Returns:
+        Low and high end; None without a share, with fewer than :data:`FEWEST_SEEDS` seeds that have all three, or where
+        more than one resample in forty has no gap: then the share may be anything.
+    """
+    if closed(rows, method, metric) is None:
+        return None
+    of = {(row["method"], row["seed"]): row["metrics"].get(metric) for row in rows}
+    seeds = sorted({seed for _, seed in of})
+    triples = [[of.get((name, seed)) for name in ("coarse", "oracle", method)] for seed in seeds]
+    values = np.array([triple for triple in triples if None not in triple], dtype=np.float64)
+    if len(values) < FEWEST_SEEDS:
+        return None
+    draws = np.random.Generator(np.random.PCG64(0)).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high, mean = values[draws].mean(axis=1).T
+    there = high > low
+    if there.mean() < 1 - 1 / 40:
+        return None
+    gained = mean - low
+    share = np.where(there, gained / np.where(there, high - low, 1), np.copysign(np.inf, gained))
+    ends = np.quantile(share, [0.025, 0.975], method="nearest")
+    return float(ends[0]), float(ends[1])
 
 
 def values_of(rows: Sequence[Row], method: str, metric: str) -> list[float | None]:

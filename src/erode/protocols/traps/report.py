@@ -9,12 +9,22 @@ from rich.console import Console
 from rich.table import Table
 
 from ...report.table import mean_and_sd
-from .gap import closed, gap_of, values_of
+from .gap import closed, closed_interval, gap_of, values_of
 
 Row = Mapping[str, Any]
 
-SCORES = {"auroc": "AUROC", "auroc_robust": "robust AUROC", "auroc_foreground": "AUROC in foreground"}
-"""Scores that a trap misleads, by metric; those that no row has are left out."""
+SCORES = {
+    "auroc": "AUROC",
+    "auroc_robust": "robust AUROC",
+    "auroc_worst": "worst pair AUROC",
+    "auroc_foreground": "AUROC in foreground",
+    "auroc_foreground_robust": "robust AUROC in foreground",
+}
+"""Scores that a trap misleads, by metric; those that no row has are left out.
+
+The first three rank by the mean over the image, which grows with the lesion, the last two do not. Robust is the pair of
+groups where artefact and label disagree, the worst pair the least of all pairs.
+"""
 
 
 def scores_of(rows: Sequence[Row]) -> dict[str, str]:
@@ -31,8 +41,7 @@ def table_of(rows: Sequence[Row]) -> list[list[str]]:
     for method, title in {row["method"]: row["title"] for row in rows}.items():
         cells = [title]
         for metric in scores:
-            share = closed(rows, method, metric)
-            cells += [mean_and_sd(values_of(rows, method, metric)), "–" if share is None else f"{share:.0%}"]
+            cells += [mean_and_sd(values_of(rows, method, metric)), _share(rows, method, metric)]
         lines.append([*cells, mean_and_sd(values_of(rows, method, "dice_lesion"))])
     return lines
 
@@ -52,13 +61,17 @@ def notes_of(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def markdown_of(rows: Sequence[Row]) -> str:
-    """The table and its notes in Markdown."""
+def markdown_of(rows: Sequence[Row], part: str = "test") -> str:
+    """The table and its notes in Markdown, with the part of the data that the numbers come from."""
     head, *lines = table_of(rows)
     marks = ["---", *["---:"] * (len(head) - 1)]
     table = [f"| {' | '.join(line)} |" for line in (head, marks, *lines)]
-    rule = "A gap is what the oracle stands above the coarse model, if that is more than either spreads over seeds."
-    return "\n".join([*table, "", rule, "", *(f"- {note}" for note in notes_of(rows))]) + "\n"
+    rule = (
+        "A gap is what the oracle stands above the coarse model, if that is more than either spreads over seeds. In "
+        "brackets, from five seeds on: 95 % interval of the share, seeds resampled."
+    )
+    whence = f"{part.capitalize()} part, mean ± sd over seeds."
+    return "\n".join([whence, "", *table, "", rule, "", *(f"- {note}" for note in notes_of(rows))]) + "\n"
 
 
 def print_traps(rows: Sequence[Row], title: str) -> None:
@@ -73,3 +86,10 @@ def print_traps(rows: Sequence[Row], title: str) -> None:
     console.print(table)
     for note in notes_of(rows):
         console.print(note, highlight=False)
+
+
+def _share(rows: Sequence[Row], method: str, metric: str) -> str:
+    share, interval = closed(rows, method, metric), closed_interval(rows, method, metric)
+    if share is None:
+        return "–"
+    return f"{share:.0%}" if interval is None else f"{share:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]"
