@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 
 from .observation import Key, class_map, entry
 
@@ -19,15 +20,17 @@ Forward = Callable[[Tensor], Tensor]
 class DebiasedInput(Callback):
     """While a module is tested, validated on its own or used for prediction, wrap its ``forward``.
 
-    The lesion is what the module itself predicts on the image as it came, or, for a classifier, a mask that stands in
-    the batch. Training is left alone, and so is validation during training, unless :attr:`training` is set. ``forward``
-    is put back afterwards. Works with any module whose steps call ``self(image)``.
+    The lesion is what the module itself predicts on the image as it came; for a classifier, what a segmentation
+    predicts, or a mask that stands in the batch. Training is left alone, and so is validation during training, unless
+    :attr:`training` is set. ``forward`` is put back afterwards. Works with any module whose steps call ``self(image)``.
 
     Args:
         mask_key: where a batch keeps the masks to use, integer ``[B, *spatial]``, 0 = background; None = the module's
-            own prediction.
+            own prediction, or that of ``segmenter``.
+        segmenter: trained, gives logits ``[B, K, *spatial]``; None = the module itself.
 
     Raises:
+        ValueError: for both, ``mask_key`` and ``segmenter``.
         MisconfigurationException: beside another such callback, if the module's steps do not call its ``forward``, if
             that returns no logits ``[B, K, *spatial]`` to make a mask of, or if a batch lacks its mask.
     """
@@ -35,8 +38,11 @@ class DebiasedInput(Callback):
     training = False
     """Whether training sees the changed images too."""
 
-    def __init__(self, mask_key: Key | None = None) -> None:
+    def __init__(self, mask_key: Key | None = None, segmenter: nn.Module | None = None) -> None:
+        if mask_key is not None and segmenter is not None:
+            raise ValueError("masks stand in the batch, or a segmenter predicts them: give mask_key or segmenter")
         self.mask_key = mask_key
+        self.segmenter = segmenter
         self._given: Tensor | None = None
         self._wrapped: LightningModule | None = None
         self._calls = 0
@@ -112,11 +118,12 @@ class DebiasedInput(Callback):
             )
         self.prepare(trainer, module)
         forward: Forward = module.forward
+        segment = forward if self.segmenter is None else self.segmenter.to(module.device).eval()
         self._calls = 0
 
         def debiased_forward(image: Tensor) -> Tensor:
             self._calls += 1
-            return self.debiased(forward, image, self._foreground(forward, image, module))
+            return self.debiased(forward, image, self._foreground(segment, image, module))
 
         self._wrapped = module
         module.forward = debiased_forward  # type: ignore[method-assign]
@@ -130,15 +137,17 @@ class DebiasedInput(Callback):
         if self._wrapped is not None and self.mask_key is not None:
             self._given = entry(batch, self.mask_key, "mask_key")
 
-    def _foreground(self, forward: Forward, image: Tensor, module: LightningModule) -> Tensor:
+    def _foreground(self, segment: Forward, image: Tensor, module: LightningModule) -> Tensor:
         if self.mask_key is not None:
             assert self._given is not None
             return class_map(self._given, image) > 0
-        logits = forward(image)
+        with torch.no_grad():
+            logits = segment(image)
         if not isinstance(logits, Tensor) or logits.shape[2:] != image.shape[2:]:
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            who = type(module if self.segmenter is None else self.segmenter).__name__
             raise MisconfigurationException(
-                f"{type(module).__name__}(image) returned {shape}, which is no mask of the image {list(image.shape)}; "
-                "set mask_key to where a batch keeps one"
+                f"{who}(image) returned {shape}, which is no mask of the image {list(image.shape)}; "
+                "set mask_key to where a batch keeps one, or segmenter to a module that predicts it"
             )
         return logits.argmax(1) > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..debiasing import crop_to, lesion_box, put_back, replace_background
 from .debiased_input import DebiasedInput, Forward
@@ -24,11 +24,12 @@ class NoiseCrop(DebiasedInput):
 
     Args:
         mask_key: see :class:`~erode.callbacks.debiased_input.DebiasedInput`.
+        segmenter: see there.
         margin: added around the lesion on each side, as a fraction of its box.
         seed: of the noise.
 
     Raises:
-        ValueError: for a negative margin.
+        ValueError: for a negative margin, or masks from two places.
         MisconfigurationException: see :class:`~erode.callbacks.debiased_input.DebiasedInput`.
 
     Source: Bissoto et al. 2022, Artifact-based Domain Generalization of Skin Lesion Models (NoiseCrop).
@@ -38,8 +39,10 @@ class NoiseCrop(DebiasedInput):
         True
     """
 
-    def __init__(self, mask_key: Key | None = None, margin: float = 0.1, seed: int = 0) -> None:
-        super().__init__(mask_key)
+    def __init__(
+        self, mask_key: Key | None = None, segmenter: nn.Module | None = None, margin: float = 0.1, seed: int = 0
+    ) -> None:
+        super().__init__(mask_key, segmenter)
         if margin < 0:
             raise ValueError(f"margin is a fraction of the lesion's box, at least 0; got {margin}")
         self.margin = margin

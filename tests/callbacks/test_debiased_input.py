@@ -151,6 +151,32 @@ def test_a_classifier_takes_given_masks_and_may_train_on_them():
     assert (image.flatten(1).std(1) < 1e-6).all()  # the square fills the picture
 
 
+class Square(nn.Module):
+    """A segmentation that finds the square wherever images have two spatial axes of six."""
+
+    def forward(self, image):
+        mask, _ = Tuples().train_dataloader().dataset[0][1:]
+        return 9.0 * nn.functional.one_hot(mask, 2).movedim(-1, 1).float().expand(len(image), -1, -1, -1)
+
+
+def test_a_classifier_takes_the_masks_that_a_segmentation_predicts():
+    given, predicted = Classifier(), Classifier()
+    segmenter = Square().train()
+    for model, callback in ((given, NoiseCrop(mask_key=1)), (predicted, NoiseCrop(segmenter=segmenter))):
+        torch.manual_seed(0)
+        Trainer(**OPTIONS, callbacks=[callback]).test(model, datamodule=Tuples(), verbose=False)
+    assert len(given.seen) == len(predicted.seen) == 2
+    for (_, one), (_, other) in zip(given.seen, predicted.seen, strict=True):
+        assert torch.equal(one, other)
+    assert not segmenter.training
+    with pytest.raises(ValueError, match="give mask_key or segmenter"):
+        NoiseCrop(mask_key=1, segmenter=segmenter)
+    with pytest.raises(MisconfigurationException, match=r"Conv2d\(image\) returned .*no mask of the image"):
+        Trainer(**OPTIONS, callbacks=[NoiseCrop(segmenter=nn.Conv2d(1, 2, 3))]).test(
+            Classifier(), datamodule=Tuples(), verbose=False
+        )
+
+
 def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="set mask_key"):
         BackgroundNormalisation(training=True)

@@ -74,7 +74,8 @@ def test_every_row_stands_in_every_file(finished):
 def test_the_figure_names_its_axes_and_shows_the_gap(finished):
     rows = json.loads((finished[0] / "traps.json").read_text())["rows"]
     figure = traps_figure(rows, "SaabSynthetic")
-    assert [axis.get_xlabel() for axis in figure.axes] == ["AUROC (test part)", "robust AUROC (test part)"]
+    scores = ["AUROC", "robust AUROC", "robust AUROC in foreground"]
+    assert [axis.get_xlabel() for axis in figure.axes] == [f"{score} (test part)" for score in scores]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][-1] == "image classifier"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mean of coarse to oracle", "chance"]
     assert (finished[0] / "traps.png").stat().st_size > 10_000
@@ -173,6 +174,8 @@ def test_what_cannot_work_is_refused_before_training(tmp_path):
         traps(data, out=out, methods=["oracle"], baselines=["noise_crop"])
     with pytest.raises(ValueError, match="put 'classifier' into baselines before 'classifier_noise_crop'"):
         check_baselines(["classifier_noise_crop", "classifier"], [])
+    with pytest.raises(ValueError, match="takes the masks of the coarse model: put 'coarse' into methods"):
+        check_baselines(["classifier", "classifier_noise_crop"], [])
     check_baselines(["noise_crop"], [], present=["coarse"])
     with pytest.raises(ValueError, match="put 'coarse' before it in methods"):
         traps(data, out=out, methods=["fine_tune"], baselines=[])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning.pytorch import Callback
+from torch import nn
 
 from ...callbacks import BackgroundNormalisation, NoiseCrop
 from ...datamodules import MaskDataModule
@@ -20,6 +21,7 @@ BaselineName = Literal[
     "classifier_reversal",
     "classifier_background",
     "classifier_noise_crop",
+    "classifier_noise_crop_true",
 ]
 
 
@@ -30,29 +32,31 @@ class Baseline:
     Args:
         title: what people read.
         trained: row whose weights are tested; None = trained for this row.
+        segmenter: row whose model predicts the masks that test-time debiasing uses; None = see ``testing``.
         classifier: classify images instead of segmenting them.
         view: labels that training serves; a classifier learns the class of the image whichever it is.
         training: makes the callbacks of the training.
-        testing: makes those of the test.
+        testing: makes those of the test, given the segmenter.
         reversal: train against a head that tells the artefacts from the features; needs flags.
     """
 
     title: str
     trained: Literal["coarse", "classifier"] | None = None
+    segmenter: Literal["coarse"] | None = None
     classifier: bool = False
     view: View = View.COARSE
     training: Callable[[], list[Callback]] = list
-    testing: Callable[[], list[Callback]] = list
+    testing: Callable[[nn.Module | None], list[Callback]] = lambda segmenter: []
     reversal: bool = False
 
 
-def _normalised() -> list[Callback]:
+def _normalised(_: nn.Module | None = None) -> list[Callback]:
     return [BackgroundNormalisation(mask_key="mask", training=True, background_key="mask")]
 
 
 BASELINES: dict[BaselineName, Baseline] = {
-    "background": Baseline("coarse, mean background", "coarse", testing=lambda: [BackgroundNormalisation()]),
-    "noise_crop": Baseline("coarse, noise crop", "coarse", testing=lambda: [NoiseCrop()]),
+    "background": Baseline("coarse, mean background", "coarse", testing=lambda _: [BackgroundNormalisation()]),
+    "noise_crop": Baseline("coarse, noise crop", "coarse", testing=lambda _: [NoiseCrop()]),
     "reversal": Baseline("coarse, gradient reversal", reversal=True),
     "classifier": Baseline("image classifier", classifier=True),
     "classifier_reversal": Baseline("classifier, gradient reversal", classifier=True, reversal=True),
@@ -64,14 +68,24 @@ BASELINES: dict[BaselineName, Baseline] = {
         testing=_normalised,
     ),
     "classifier_noise_crop": Baseline(
-        "classifier, noise crop, true masks", "classifier", True, testing=lambda: [NoiseCrop(mask_key="mask")]
+        "classifier, noise crop",
+        "classifier",
+        segmenter="coarse",
+        classifier=True,
+        testing=lambda segmenter: [NoiseCrop(segmenter=segmenter)],
+    ),
+    "classifier_noise_crop_true": Baseline(
+        "classifier, noise crop, true masks",
+        "classifier",
+        classifier=True,
+        testing=lambda _: [NoiseCrop(mask_key="mask")],
     ),
 }
 DEFAULT_BASELINES: tuple[BaselineName, ...] = tuple(BASELINES)
 
 
 def check_baselines(names: Sequence[BaselineName], methods: Sequence[str], present: Collection[str] = ()) -> None:
-    """Make sure that every baseline which tests another row's weights has that row before it.
+    """Make sure that every baseline which uses another row's weights has that row before it.
 
     Args:
         names: baselines in their order; methods run before them.
@@ -82,10 +96,11 @@ def check_baselines(names: Sequence[BaselineName], methods: Sequence[str], prese
         ValueError: naming the baseline that lacks another row.
     """
     for index, name in enumerate(names):
-        trained = BASELINES[name].trained
-        if trained is not None and trained not in (*methods, *names[:index], *present):
-            where = "methods" if trained == "coarse" else f"baselines before '{name}'"
-            raise ValueError(f"{name} tests the weights of the {trained} model: put '{trained}' into {where}")
+        uses = {"tests the weights": BASELINES[name].trained, "takes the masks": BASELINES[name].segmenter}
+        for what, other in uses.items():
+            if other is not None and other not in (*methods, *names[:index], *present):
+                where = "methods" if other == "coarse" else f"baselines before '{name}'"
+                raise ValueError(f"{name} {what} of the {other} model: put '{other}' into {where}")
 
 
 def artefacts_to_hide(data: MaskDataModule, given: Sequence[str] | None, names: Sequence[BaselineName]) -> list[str]:

@@ -55,7 +55,11 @@ class BaselineRows:
         else:
             load_weights(module, weights_of(experiment.out, baseline.trained, seed))
         seconds = time.monotonic() - started
-        trainer = self._trainer(name, seed, baseline.testing())
+        segmenter = None
+        if baseline.segmenter is not None:
+            segmenter = experiment.model()
+            load_weights(segmenter, weights_of(experiment.out, baseline.segmenter, seed))
+        trainer = self._trainer(name, seed, baseline.testing(segmenter))
         return {
             "method": name,
             "title": baseline.title,
