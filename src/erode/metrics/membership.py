@@ -34,7 +34,7 @@ class Attack:
             which tells them apart just as well.
         auc_interval: by resampling clusters.
         tpr: share of members above the lowest threshold that at most the asked share of non-members exceed.
-        tpr_interval: exact binomial for this threshold, where samples are independent; else by resampling.
+        tpr_interval: exact binomial for this threshold, where samples are independent; else by resampling clusters.
         threshold: that score.
         fpr: share of non-members above it.
         fpr_interval: exact binomial; None where samples are dependent.
@@ -277,12 +277,16 @@ class MembershipInference(Metric):
         threshold = threshold_at(others, self.fpr)
         hits, alarms = int((members > threshold).sum()), int((others > threshold).sum())
         auc = float(mann_whitney_auroc(members, others))
-        exact = exact_binomial(hits, len(members), self.confidence)
+        tpr = hits / len(members)
+        if independent:
+            tpr_interval = exact_binomial(hits, len(members), self.confidence)
+        else:
+            tpr_interval = percentile_interval(tpr, found, clusters, self.confidence)
         return Attack(
             auc=auc,
             auc_interval=cluster_interval(auc, areas, clusters, self.confidence),
-            tpr=hits / len(members),
-            tpr_interval=exact if independent else percentile_interval(found, self.confidence),
+            tpr=tpr,
+            tpr_interval=tpr_interval,
             threshold=threshold,
             fpr=alarms / len(others),
             fpr_interval=exact_binomial(alarms, len(others), self.confidence) if independent else None,
