@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ..batch import UNKNOWN_FLAG
 from .counts import keep_counted
+from .gathering import RowsMetric
 
 
 def mann_whitney_auroc(positive: Tensor, negative: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def mann_whitney_auroc(positive: Tensor, negative: Tensor) -> Tensor:
     return (below + not_above).sum().double() / (2 * len(positive) * len(negative) or torch.nan)
 
 
-class ImageAUROC(Metric):
+class ImageAUROC(RowsMetric):
     """AUROC of an image score for an image label.
 
     Args:
@@ -57,8 +57,8 @@ class ImageAUROC(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
+        self.add_rows("scores", torch.float64)
+        self.add_rows("labels", torch.int64)
 
     def update(self, scores: Tensor, labels: Tensor, counted: Tensor | None = None) -> None:
         """Keep the scores of a batch.
@@ -84,7 +84,7 @@ class ImageAUROC(Metric):
         return mann_whitney_auroc(scores[positive], scores[~positive])
 
 
-class RobustAUROC(Metric):
+class RobustAUROC(RowsMetric):
     """AUROC where label and artefact disagree, and of the worst pair of groups (Saab et al. 2022; theory §8).
 
     ``robust`` = AUROC on {y=1, s=0} ∪ {y=0, s=1}: a score that reads the artefact instead of the lesion falls
@@ -113,8 +113,9 @@ class RobustAUROC(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("scores", "labels", "flags"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_rows("scores", torch.float64)
+        self.add_rows("labels", torch.int64)
+        self.add_rows("flags", torch.int64)
 
     def update(self, scores: Tensor, labels: Tensor, flags: Tensor, counted: Tensor | None = None) -> None:
         """Keep the scores of a batch.

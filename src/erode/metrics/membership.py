@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from .auroc import mann_whitney_auroc
 from .counts import keep_counted
+from .gathering import RowsMetric
 from .resampling import (
     cluster_interval,
     exact_binomial,
@@ -95,7 +95,7 @@ class Membership:
     images: tuple[int, int]
 
 
-class MembershipInference(Metric):
+class MembershipInference(RowsMetric):
     """How well a score of atoms tells members (trained on) from non-members, per atom and per image (theory §8).
 
     Neighbouring atoms of one image are nearly copies of one another, so no interval here takes them as independent:
@@ -151,8 +151,9 @@ class MembershipInference(Metric):
         self.confidence = confidence
         self.seed = seed
         self._result: Membership | None = None
-        for name in ("scores", "sizes", "members", "images", "strata", "clusters"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_rows("scores", torch.float32)
+        for name in ("sizes", "members", "images", "strata", "clusters"):
+            self.add_rows(name, torch.int64)
 
     def update(
         self,
