@@ -89,8 +89,8 @@ class RobustAUROC(RowsMetric):
 
     ``robust`` = AUROC on {y=1, s=0} ∪ {y=0, s=1}: a score that reads the artefact instead of the lesion falls
     below ½. ``worst_group`` = the smallest AUROC of positives with s=a against negatives with s=b, over the
-    pairs (a, b) for which both groups were seen. Images with an unknown flag are left out. NaN where a group
-    that is needed is empty.
+    pairs (a, b) for which both groups were seen; ``pairs`` = how many those are, up to four: the smallest of more
+    lies lower. Images with an unknown flag are left out. NaN where a group that is needed is empty.
 
     Args:
         kwargs: of ``torchmetrics.Metric``.
@@ -100,7 +100,7 @@ class RobustAUROC(RowsMetric):
         >>> scores, labels, flags = torch.tensor([[0.9, 0.3, 0.6, 0.1], [1, 1, 0, 0], [1, 0, 1, 0]])
         >>> metric.update(scores, labels.long(), flags.long())  # the score follows the artefact
         >>> {name: value.item() for name, value in metric.compute().items()}
-        {'robust': 0.0, 'worst_group': 0.0}
+        {'robust': 0.0, 'worst_group': 0.0, 'pairs': 4.0}
     """
 
     is_differentiable = False
@@ -138,15 +138,16 @@ class RobustAUROC(RowsMetric):
         self.flags.append(flags.long())
 
     def compute(self) -> dict[str, Tensor]:
-        """``robust`` and ``worst_group``, 0-dim float64."""
+        """``robust``, ``worst_group`` and ``pairs``, 0-dim float64."""
         if not len(self.scores):
             nothing = torch.tensor(torch.nan, dtype=torch.float64)
-            return {"robust": nothing, "worst_group": nothing.clone()}
+            return {"robust": nothing, "worst_group": nothing.clone(), "pairs": torch.zeros_like(nothing)}
         scores, labels, flags = (dim_zero_cat(state) for state in (self.scores, self.labels, self.flags))
         group = {(y, s): scores[(labels == y) & (flags == s)] for y in (0, 1) for s in (0, 1)}
         pairs = torch.stack([mann_whitney_auroc(group[1, a], group[0, b]) for a in (0, 1) for b in (0, 1)])
         worst = torch.where(pairs.isnan(), torch.inf, pairs).min()
-        return {"robust": pairs[1], "worst_group": torch.where(worst.isinf(), torch.nan, worst)}
+        seen = (~pairs.isnan()).sum().double()
+        return {"robust": pairs[1], "worst_group": torch.where(worst.isinf(), torch.nan, worst), "pairs": seen}
 
 
 def _check_images(scores: Tensor, labels: Tensor) -> None:
