@@ -8,14 +8,19 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from sklearn.metrics import jaccard_score, roc_auc_score
 
+from erode.certificate import Account, Target, VerificationError, certificate, save_certificate
 from erode.cli import main
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.masks import ForgetSplit
 from erode.measures import measure
-from erode.metrics import pixel_indistinguishability
+from erode.measures.certified import claimed
+from erode.measures.held_out import ranked_class
+from erode.measures.table import sweep_figure
+from erode.mechanisms import OutputPerturbationMechanism
+from erode.metrics import balanced_subset, certified_interval, pixel_indistinguishability
 from erode.subjects import restored
-from erode.weights import save_weights
+from erode.weights import read_state, save_weights, state_digest
 
 torch.set_num_threads(1)
 
@@ -122,7 +127,11 @@ def test_what_the_data_do_not_tell_is_left_out(files, tmp_path):
     assert {mine[name] for name in ("auroc_robust", "auroc_balanced", "probe_auroc", "group_dice_worst")} == {None}
     assert "gap_mean" not in mine
     assert not (tmp_path / "out" / "sweep.png").exists()
-    assert "linear probe" not in (tmp_path / "out" / "measures.md").read_text()
+    table = (tmp_path / "out" / "measures.md").read_text()
+    assert "linear probe" not in table
+    assert found["left out"].keys() == {"auroc_balanced", "auroc_inverted", "sweep"}
+    assert "- AUROC, balanced test set: left out, no image has a known artefact flag (class 1: " in table
+    assert "- AUROC over other rates of the artefact: left out, the test set has no image with y=" in table
 
 
 def test_flags_give_a_sweep_from_no_to_every_positive_with_artefact(files, tmp_path):
@@ -157,11 +166,90 @@ def test_two_ensembles_bound_epsilon_from_below(files, tmp_path):
     assert run(tmp_path / "single", weights=files[0], reference=files[1])["ensembles"] is None
 
 
+MECHANISM = OutputPerturbationMechanism.calibrated(0.05, 1e-9, reference="anchor", radius=0.1)
+
+
+def certify(weights, released=None, **changes):
+    """Write a certificate beside weights: for them, or for other released ones."""
+    digest = state_digest(read_state(released or weights))
+    names = ("released_file", "anchor_weights", "settings")
+    arguments = {"why_not": None, "reproducible": False, "exposed": {"first.bias": [4]}, **changes}
+    content = certificate(
+        MECHANISM, Target(epsilon=0.05, delta=1e-9), Account(steps=1, blocks=MECHANISM.pieces()),
+        digests={**dict.fromkeys(names, "0" * 64), "released_weights": digest, "split": None}, **arguments,
+    )  # fmt: skip
+    return save_certificate(content, weights.parent / "certificate.json")
+
+
 def test_a_certificate_beside_the_weights_says_where_s_global_of_its_reference_lies(files, tmp_path):
-    claim = {"claim": {"epsilon": 0.0, "delta": 0.0}}
-    (files[0].parent / "certificate.json").write_text(json.dumps(claim))
-    certified = run(tmp_path / "out", weights=files[0], reference=files[1])["certified S_global of the reference"]
-    assert certified["low"] == pytest.approx(certified["high"])  # at (0, 0) it is the model's own
+    certify(files[0])
+    found = run(tmp_path / "out", weights=files[0], reference=files[1])
+    expected = certified_interval(counts_of(files[0], data()), 24, 0.05, 1e-9)
+    assert found["certified S_global of the reference"] == pytest.approx(
+        {"epsilon": 0.05, "delta": 1e-9, "low": expected.low, "high": expected.high}
+    )
+    assert expected.low < found["values"]["unlearnt"]["s_global"] < expected.high
+    assert "certified S_global of the reference" not in found["left out"]
+
+
+def test_a_certificate_of_other_weights_says_nothing_of_these(files, tmp_path, capsys):
+    certify(files[0], released=files[2])
+    found = run(tmp_path / "out", weights=files[0], reference=files[1])
+    assert found["certified S_global of the reference"] is None
+    assert "is for other weights than" in found["left out"]["certified S_global of the reference"]
+    for shown in ((tmp_path / "out" / "measures.md").read_text(), " ".join(capsys.readouterr().out.split())):
+        assert "certified S_global of the reference: left out, certificate field 'digests.released_weights'" in shown
+
+
+def test_only_an_issued_certificate_that_verifies_is_believed(files):
+    digest = state_digest(read_state(files[0]))
+    assert claimed(files[0], digest) is None  # there is none
+    path = certify(files[0])
+    assert claimed(files[0], digest)["epsilon"] == 0.05
+    edited = json.loads(path.read_text())
+    edited["claim"]["epsilon"] = 0.01
+    path.write_text(json.dumps(edited))
+    with pytest.raises(VerificationError, match="the certificate was edited"):
+        claimed(files[0], digest)
+    for change in ({"why_not": "the power failed"}, {"reproducible": True}):
+        certify(files[0], **change)
+        with pytest.raises(VerificationError, match=r"nothing was certified|known seed"):
+            claimed(files[0], digest)
+    for text in (json.dumps({"claim": {"epsilon": 0.0, "delta": 0.0}}), "[]", "{"):
+        path.write_text(text)
+        with pytest.raises(VerificationError):
+            claimed(files[0], digest)
+
+
+def test_auroc_ranks_the_class_that_the_module_names(tmp_path):
+    """Class 1 of 0..2, on the whole part and on the balanced one; a module that names none ranks the last."""
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        paths.append(saved(tmp_path / f"net{seed}", SegmentationModule(num_classes=3)))
+    module = SegmentationModule(num_classes=3, positive_class=1)
+    mine = run(tmp_path / "out", model=module, weights=paths[0], reference=paths[1])["values"]["unlearnt"]
+    source = data()
+    source.setup("fit")
+    cases = source.part("val")
+    network = restored(module, paths[0])
+    with torch.inference_mode():
+        images = torch.stack([torch.from_numpy(source.pixels(case).image) for case in cases])
+        scores = network(images).softmax(1)[:, 1].flatten(1).mean(1).numpy()
+    labels = torch.tensor([case.label == 1 for case in cases]).long()
+    flags = torch.tensor([int(case.flags[source.flag]) for case in cases])
+    chosen = balanced_subset(labels, flags)
+    assert mine["auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert mine["auroc_balanced"] == pytest.approx(roc_auc_score(labels[chosen], scores[chosen]), abs=1e-12)
+    assert [ranked_class(m, 3) for m in (module, SegmentationModule(num_classes=3), Pixelwise())] == [1, 2, 2]
+
+
+def test_the_sweep_shows_its_points_and_whose_they_are():
+    points = {"unlearnt": [(0.0, 0.5), (1.0, 0.75)], "retrained": [(0.0, 0.625), (1.0, 0.625)]}
+    (axis,) = sweep_figure(points, "SyntheticDermoscopy, val images").axes
+    assert axis.get_title() == "SyntheticDermoscopy, val images"
+    drawn = {line.get_label(): [tuple(point) for point in line.get_xydata()] for line in axis.get_lines()}
+    assert drawn == points
 
 
 def small_module():
@@ -225,4 +313,6 @@ def test_the_command_as_people_give_it(tmp_path, monkeypatch, capsys):
         f"--reference=[{paths[1]}, {paths[2]}]", "--bootstrap=10", "--accelerator=cpu",
     ])  # fmt: skip
     assert (tmp_path / "runs" / "measure-0" / "measures.json").exists()
-    assert "retrained again" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "retrained again" in shown
+    assert "S_global [nats]" in shown

@@ -1,6 +1,7 @@
 """One process of a distributed evaluation: ``ddp.py RANK WORLD STORE OUT``; rank 0 writes OUT."""
 
 import sys
+from contextlib import suppress
 from datetime import timedelta
 
 import torch
@@ -88,17 +89,19 @@ def make_data():
 def evaluate(indices, counted, **kwargs):
     data, values = make_data(), {}
     for name, (metric, keys) in make_metrics(**kwargs).items():
-        for part, real in zip(indices.split(BATCH), counted.split(BATCH), strict=True):
+        for start in range(0, len(indices), BATCH):
+            part, real = indices[start : start + BATCH], counted[start : start + BATCH]
             metric.update(*(data[key][part] for key in keys), counted=real)
         value = metric.compute()
         values[name] = dict(value) if isinstance(value, dict) else {"value": value}
         if isinstance(metric, GlobalSpuriousInformation | CoarseContent):
             values[name] |= vars(metric.result())
         if isinstance(metric, MembershipInference):
-            result = metric.result()
-            values[name] |= {
-                f"{level}_{k}": v for level in ("atom", "image") for k, v in vars(vars(result)[level]).items()
-            }
+            with suppress(ValueError):  # without images there is none
+                result = metric.result()
+                values[name] |= {
+                    f"{level}_{k}": v for level in ("atom", "image") for k, v in vars(vars(result)[level]).items()
+                }
     return values
 
 
@@ -107,10 +110,12 @@ def main(rank, world, store, out):
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60))
     # As DistributedSampler deals them: every world-th image, the first ones again where they run out.
     dealt = torch.arange(-(-IMAGES // world) * world)[rank::world]
-    together = evaluate(dealt % IMAGES, dealt < IMAGES)
+    everything, nothing = torch.arange(IMAGES), torch.arange(0)
+    shares = {"dealt": dealt, "one has all": everything if rank == 0 else nothing, "no images": nothing}
+    together = {name: evaluate(share % IMAGES, share < IMAGES) for name, share in shares.items()}
     if rank == 0:
-        everything = torch.arange(IMAGES)
-        alone = evaluate(everything, everything >= 0, distributed_available_fn=lambda: False)
+        alone = {n: evaluate(x, x >= 0, distributed_available_fn=lambda: False)
+                 for n, x in (("all", everything), ("none", nothing))}  # fmt: skip
         torch.save({"together": together, "alone": alone}, out)
     dist.barrier()
     dist.destroy_process_group()

@@ -47,6 +47,7 @@ def test_robust_and_worst_group_are_subsets(rows):
             chosen = ((labels == 1) & (flags == a)) | ((labels == 0) & (flags == b))
             if len(labels[chosen].unique()) == 2:
                 pairs.append(sklearn_auroc(scores[chosen], labels[chosen]))
+    assert int(computed["pairs"]) == len(pairs)
     expected = min(pairs, default=math.nan)
     assert float(computed["worst_group"]) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
@@ -62,12 +63,13 @@ def test_hand_computed_groups():
     flags = torch.tensor([0, 1, 1, 0, 0, 1, -1])
     metric = RobustAUROC()
     metric.update(scores, labels, flags)
-    assert {name: float(value) for name, value in metric.compute().items()} == {"robust": 0, "worst_group": 0}
+    found = {name: float(value) for name, value in metric.compute().items()}
+    assert found == {"robust": 0, "worst_group": 0, "pairs": 4}
     metric.reset()
     metric.update(scores, labels, flags, counted=torch.arange(7) > 0)
     computed = metric.compute()
     assert math.isnan(computed["robust"])
-    assert computed["worst_group"] == 0.5
+    assert (computed["worst_group"], computed["pairs"]) == (0.5, 2)
 
 
 def test_order_and_batches_do_not_matter():

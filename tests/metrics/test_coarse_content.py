@@ -145,3 +145,12 @@ def test_copies_and_healthy_images_do_not_count():
     ]
     other.update(*twice, counted=torch.tensor([True] * 6 + [False] * 2 + [True]))
     assert one.result() == other.result()
+
+
+def test_without_a_lesion_nothing_is_defined():
+    metric = CoarseContent(bootstrap=5)
+    assert metric.compute().isnan()
+    nothing = torch.zeros(2, 4, 4, dtype=torch.long)
+    metric.update(torch.rand(2, 3, 4, 4), nothing, nothing, nothing)
+    content = vars(metric.result())
+    assert all(np.isnan(value).all() for value in content.values())

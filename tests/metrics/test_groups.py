@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
 from erode.metrics import (
-    ForegroundOutcome,
     GroupAccuracy,
     GroupDice,
     GroupForegroundOutcome,
@@ -48,28 +48,55 @@ def test_dice_and_accuracy_are_scikit_learns_group_by_group(seed):
         measured(GroupDice(3), pred, mask, labels, flags),
         measured(GroupAccuracy(3), predicted, labels, flags),
     )
-    expected = {}
+    expected, right = {}, []
     for y, s, inside in members(labels, flags):
         pairs = zip(pred[inside] > 0, mask[inside] > 0, strict=True)
         scores = [f1_score(m.flatten(), p.flatten()) for p, m in pairs]
         expected[f"y{y}_s{s}"] = sum(scores) / len(scores)
-        assert accuracy[f"y{y}_s{s}"] == pytest.approx(accuracy_score(labels[inside], predicted[inside]))
+        right.append(accuracy_score(labels[inside], predicted[inside]))
+        assert accuracy[f"y{y}_s{s}"] == pytest.approx(right[-1])
     assert {name: dice[name] for name in expected} == pytest.approx(expected)
-    assert dice["worst"] == pytest.approx(min(expected.values()))
-    assert dice["gap"] == pytest.approx(max(expected.values()) - min(expected.values()))
+    for values, means in ((dice, [*expected.values()]), (accuracy, right)):
+        assert values["worst"] == pytest.approx(min(means))
+        assert values["gap"] == pytest.approx(max(means) - min(means))
+        assert values["groups"] == len(means)
+
+
+def test_outcomes_are_those_counted_by_hand():
+    """Foreground, as truth to prediction. y=1, s=0: 1>1, 1>1, 1>0, 2>1. y=1, s=1: 1>2, 1>2, 1>2, 1>0, 1>1.
+
+    y=2, s=0, of two images: 2>2 and 2>0. y=0, s=1: a false alarm, but no foreground. Then a healthy pixel each, called
+    lesion or not, and an image of no known group, which has it all wrong.
+    """
+    mask = [[1, 1, 1, 2, 0], [1, 1, 1, 1, 1], [2, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 2, 0], [1, 1, 1, 1, 1]]
+    pred = [[1, 1, 0, 1, 2], [2, 2, 2, 0, 1], [2, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 2, 2, 0]]
+    labels, flags = torch.tensor([1, 1, 2, 0, 2, 1]), torch.tensor([0, 1, 0, 1, 0, -1])
+    values = measured(GroupForegroundOutcome(3), torch.tensor(pred), torch.tensor(mask), labels, flags)
+    expected = {"y1_s0": (2 / 4, 1 / 4, 1 / 4), "y1_s1": (1 / 5, 3 / 5, 1 / 5), "y2_s0": (1 / 2, 0, 1 / 2)}
+    for group, shares in expected.items():
+        assert tuple(values[f"{group}_{name}"] for name in ("correct", "flip", "miss")) == pytest.approx(shares)
+    for group in ("y0_s0", "y0_s1", "y2_s1"):
+        assert all(math.isnan(values[f"{group}_{name}"]) for name in ("correct", "flip", "miss"))
+    worst = {"worst_correct": 1 / 5, "worst_flip": 3 / 5, "worst_miss": 1 / 2, "groups": 3}
+    assert {name: values[name] for name in worst} == pytest.approx(worst)
 
 
 @given(seed=st.integers(0, 999))
 @settings(deadline=None, max_examples=10)
-def test_outcomes_are_those_of_each_group_alone(seed):
+def test_outcomes_are_numpys_group_by_group(seed):
     pred, mask, labels, flags = maps(seed)
     values = measured(GroupForegroundOutcome(3), pred, mask, labels, flags)
-    flips = []
+    shares = {"correct": [], "flip": [], "miss": []}
     for y, s, inside in members(labels, flags):
-        alone = measured(ForegroundOutcome(3), pred[inside], mask[inside])
-        assert {name: values[f"y{y}_s{s}_{name}"] for name in alone} == alone
-        flips.append(alone["flip"])
-    assert values["worst_flip"] == max(flips)
+        truth, called = mask[inside].numpy(), pred[inside].numpy()
+        called, truth = called[truth > 0], truth[truth > 0]
+        alone = {"correct": called == truth, "flip": (called != truth) & (called > 0), "miss": called == 0}
+        for name, which in alone.items():
+            shares[name].append(np.mean(which))
+            assert values[f"y{y}_s{s}_{name}"] == pytest.approx(shares[name][-1])
+    assert values["groups"] == len(shares["flip"])
+    worst = {"correct": min(shares["correct"]), "flip": max(shares["flip"]), "miss": max(shares["miss"])}
+    assert {name: values[f"worst_{name}"] for name in worst} == pytest.approx(worst)
 
 
 def test_iou_gap_is_scikit_learns_between_common_and_rare():
@@ -107,8 +134,10 @@ def test_unknown_flags_and_padding_are_left_out():
 
 def test_no_known_image_gives_no_worst_group():
     pred, mask, labels, flags = maps(3)
-    assert all(math.isnan(v) for v in measured(GroupDice(3), pred, mask, labels, flags * 0 - 1).values())
-    assert all(math.isnan(v) for v in measured(GroupForegroundOutcome(3), pred, mask, labels, flags * 0 - 1).values())
+    for metric in (GroupDice(3), GroupForegroundOutcome(3)):
+        values = measured(metric, pred, mask, labels, flags * 0 - 1)
+        assert values.pop("groups") == 0
+        assert all(math.isnan(value) for value in values.values())
 
 
 def test_wrong_input_is_refused():

@@ -124,6 +124,31 @@ def test_rates_of_images_at_the_threshold_have_exact_binomial_intervals():
     assert min(hits, alarms) >= stats.binom.ppf(0.001, TRIALS, 0.95)
 
 
+@pytest.mark.parametrize("truth", [0.05, 0.95])
+def test_rates_of_atoms_near_their_ends_hold_the_truth_as_often_as_they_say(truth):
+    """Twenty images a side, of which all atoms are found or none: a third of the draws finds all, or none."""
+    generator = torch.Generator().manual_seed(10)
+    held = ends = 0
+    for _ in range(TRIALS):
+        found = torch.rand(20, generator=generator) < truth
+        others = [(False, 1 + torch.rand(3, generator=generator)) for _ in range(20)]
+        members = [(True, 3 * one + torch.rand(3, generator=generator)) for one in found]
+        attack = fill(MembershipInference(bootstrap=60), members + others).result().atom
+        assert attack.tpr == pytest.approx(found.double().mean().item())
+        low, high = attack.tpr_interval
+        held += low <= truth <= high
+        ends += attack.tpr in (0.0, 1.0)
+    assert held >= stats.binom.ppf(0.001, TRIALS, 0.95)
+    assert TRIALS - ends < stats.binom.ppf(0.001, TRIALS, 0.95)  # intervals of no width there would be too few
+
+
+def test_one_image_a_side_says_nothing_of_its_atoms():
+    scores = torch.arange(25.0)
+    attack = fill(MembershipInference(bootstrap=20), [(True, scores), (False, scores - 1)]).result().atom
+    assert attack.tpr == 0.04
+    assert attack.tpr_interval == attack.auc_interval == (0.0, 1.0)
+
+
 def test_members_that_score_lower_are_told_apart_too():
     generator = torch.Generator().manual_seed(3)
     attack = fill(MembershipInference(bootstrap=100), images(-2.0, generator)).result().image

@@ -9,7 +9,14 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from erode.metrics import exact_binomial, roc_points
-from erode.metrics.resampling import GRID, cluster_interval, resampled_rates, resampled_weights, threshold_at
+from erode.metrics.resampling import (
+    GRID,
+    cluster_interval,
+    percentile_interval,
+    resampled_rates,
+    resampled_weights,
+    threshold_at,
+)
 
 SCORES = st.lists(st.integers(0, 8), min_size=1, max_size=20).map(lambda values: torch.tensor(values) / 8)
 
@@ -85,10 +92,11 @@ def test_the_exact_interval_is_scipys(successes, trials):
     assert exact_binomial(successes, trials, 0.9) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.parametrize("interval_of", [cluster_interval, percentile_interval])
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_where_nothing_varies_the_interval_is_that_of_a_perfect_record(value):
+def test_where_nothing_varies_the_interval_is_that_of_a_perfect_record(value, interval_of):
     """n successes in n trials: the exact binomial interval."""
-    interval = cluster_interval(value, torch.full((50,), value), clusters=20)
+    interval = interval_of(value, torch.full((50,), value), clusters=20)
     assert interval == pytest.approx(exact_binomial(round(20 * value), 20))
 
 
@@ -99,5 +107,23 @@ def test_scores_that_are_all_the_same_leave_room_for_others():
     assert (low, high) == pytest.approx((0.5 - missed / 2, 0.5 + missed / 2))
 
 
-def test_one_cluster_says_nothing():
-    assert cluster_interval(0.7, torch.full((50,), 0.7), clusters=1) == (0.0, 1.0)
+@pytest.mark.parametrize("interval_of", [cluster_interval, percentile_interval])
+def test_one_cluster_or_one_resample_says_nothing(interval_of):
+    assert interval_of(0.04, torch.full((50,), 0.04), clusters=1) == (0.0, 1.0)
+    assert interval_of(0.04, torch.full((1,), 0.04), clusters=20) == (0.0, 1.0)
+
+
+def test_percentiles_are_numpys_where_they_have_a_width():
+    replicates = torch.rand(101, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = np.quantile(replicates.numpy(), [0.05, 0.95])
+    assert percentile_interval(0.5, replicates, clusters=20, confidence=0.9) == pytest.approx(tuple(expected))
+
+
+def test_percentiles_without_a_width_reach_as_far_as_where_nothing_varies():
+    """A few resamples differ, but too few to move a percentile; at 0 and 1 the wider of the two holds."""
+    few, many = torch.full((100,), 0.04), torch.zeros(100)
+    few[0], many[:50] = 0.5, 0.4
+    assert percentile_interval(0.04, few, clusters=20) == pytest.approx(cluster_interval(0.04, few[1:], clusters=20))
+    assert percentile_interval(0.0, many, clusters=20) == pytest.approx((0.0, 0.4))
+    many[2:] = 0.0
+    assert percentile_interval(0.0, many, clusters=20) == pytest.approx(exact_binomial(0, 20))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +14,18 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..callbacks.retrain import reset_parameters
+from ..certificate import VerificationError
 from ..datamodules import MaskDataModule
 from ..files import fresh_folder, write_json, write_text
 from ..forget_atoms import loss_attack
-from ..metrics import SliceCounts, certified_interval, layer_distances, pixel_indistinguishability
+from ..metrics import SliceCounts, layer_distances, pixel_indistinguishability
 from ..pictures import save_figure
 from ..rows import number
 from ..subjects import restored, same_split
 from ..weights import weights_digest
+from .certified import claimed, reference_interval
 from .forget_set import fine_set_values, forget_set_values
-from .held_out import HeldOut, look
+from .held_out import look
 from .relearning import relearn_values
 from .table import markdown, print_measures, sweep_figure
 from .values import Subject, Values
@@ -33,6 +34,8 @@ Paths = Path | list[Path]
 
 NORMS = ("moved", "retrained", "remaining", "ratio")
 """Of a layer's row: what may be undefined."""
+
+CERTIFIED = "certified S_global of the reference"
 
 
 def measure(
@@ -56,8 +59,9 @@ def measure(
     ones: Dice, leakage, S_global, AUROC on whole, balanced and inverted sets and over other rates of the artefact,
     groups, rings, and a linear probe of the bottleneck. A second reference, retrained on the same split with another
     seed, shows what chance alone leaves: without it a distance has no scale. With two or more weights and references,
-    independent runs all, the smallest ε that they allow. Writes ``measures.json``, ``measures.md`` and, where artefact
-    flags are known, ``sweep.png``; prints the table.
+    independent runs all, the smallest ε that they allow. A ``certificate.json`` beside the weights that holds and is
+    theirs says where S_global of its reference lies. Writes ``measures.json``, ``measures.md`` and, where artefact
+    flags are known, ``sweep.png``; prints the table, and why a certificate, balanced sets or the sweep were left out.
 
     Args:
         data: with the forget/retain split that all were trained on.
@@ -97,7 +101,8 @@ def measure(
     device = Fabric(accelerator=accelerator, devices=1).device
     paths = [*([] if original is None else [original]), *unlearnt, *references]
     everyone = {path: restored(model, path).to(device) for path in dict.fromkeys(paths)}
-    _refuse_twins(paths, everyone)
+    digests = {path: weights_digest(network) for path, network in everyone.items()}
+    _refuse_twins(paths, digests)
     checked = [name for name, path in chosen.items() if same_split(data, path)]
     subjects = [Subject(name, everyone[path]) for name, path in chosen.items()]
     retrained = next(subject for subject in subjects if subject.name == "retrained")
@@ -124,24 +129,27 @@ def measure(
     if relearn_steps:
         _join(values, relearn_values(data, subjects, fresh, relearn_steps, folder, accelerator, seed))
     sweeps = {view.subject.name: view.sweep() for view in views}
+    measured = next(view for view in views if view.subject.name == "unlearnt")
+    certified, why_not = _certified(unlearnt[0], digests[unlearnt[0]], measured.slices)
+    left_out = measured.left_out | ({} if why_not is None else {CERTIFIED: why_not})
     content = {
-        "models": {
-            name: {"path": str(path), "digest": weights_digest(everyone[path])} for name, path in chosen.items()
-        },
+        "models": {name: {"path": str(path), "digest": digests[path]} for name, path in chosen.items()},
         "split": {"digest": data.split.digest, "found beside": checked},
         "held_out": held_out,
         "values": {name: {key: number(value) for key, value in found.items()} for name, found in values.items()},
         "sweep": sweeps,
         "layers": [{**layer, **{key: number(layer[key]) for key in NORMS}} for layer in layers],
-        "certified S_global of the reference": _certified(unlearnt[0], views),
+        CERTIFIED: certified,
         "ensembles": _ensembles(unlearnt, references, table, delta),
+        "left out": left_out,
         "settings": {"bootstrap": bootstrap, "seed": seed, "relearn_steps": relearn_steps, "delta": delta},
         "software": {"erode": __version__, "torch": torch.__version__},
     }
     if all(sweeps.values()):
-        save_figure(sweep_figure(sweeps), folder / "sweep.png")
-    write_text(folder / "measures.md", markdown(values) + "\n")
-    print_measures(values)
+        title = f"{type(data).__name__}, {held_out} images"
+        save_figure(sweep_figure(sweeps, title), folder / "sweep.png")
+    write_text(folder / "measures.md", markdown(values, left_out) + "\n")
+    print_measures(values, left_out)
     for name in sorted(chosen.keys() - {*checked}):
         print(f"no split.json beside the weights of {name}: make sure that they were trained on this split")
     return write_json(folder / "measures.json", content)
@@ -154,10 +162,10 @@ def _paths(given: Paths) -> list[Path]:
     return paths
 
 
-def _refuse_twins(paths: Sequence[Path], everyone: dict[Path, LightningModule]) -> None:
+def _refuse_twins(paths: Sequence[Path], digests: dict[Path, str]) -> None:
     seen: dict[str, Path] = {}
     for path in paths:
-        digest = weights_digest(everyone[path])
+        digest = digests[path]
         if digest in seen:
             raise ValueError(
                 f"{seen[digest]} and {path} hold the same weights, so nothing can differ; give different models"
@@ -200,15 +208,16 @@ def _layers(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
     return [{**vars(row), "ratio": row.ratio} for row in rows]
 
 
-def _certified(weights: Path, views: Sequence[HeldOut]) -> dict[str, Any] | None:
-    """What the certificate beside the weights says of S_global of its reference; None without one, or artefacts."""
-    path = weights.parent / "certificate.json"
-    claim = json.loads(path.read_text(encoding="utf-8"))["claim"] if path.exists() else None
-    slices = next(view.slices for view in views if view.subject.name == "unlearnt").compute()
-    if claim is None or not int(slices["images"]):
-        return None
-    found = certified_interval(slices["counts"], int(slices["images"]), claim["epsilon"], claim["delta"])
-    return {"epsilon": claim["epsilon"], "delta": claim["delta"], "low": found.low, "high": found.high}
+def _certified(weights: Path, digest: str, counts: SliceCounts) -> tuple[dict[str, float] | None, str | None]:
+    """What a certificate beside the weights says of S_global of its reference, or why it says nothing, or neither."""
+    try:
+        claim = claimed(weights, digest)
+    except VerificationError as error:
+        return None, str(error)
+    if claim is None:
+        return None, None
+    found = reference_interval(claim, counts)
+    return found, "no image has an artefact mask" if found is None else None
 
 
 def _ensembles(

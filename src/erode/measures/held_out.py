@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from ..callbacks.bottleneck import find_bottleneck
@@ -54,9 +55,11 @@ class HeldOut:
 
     def __init__(self, data: MaskDataModule, subject: Subject, is_reference: bool, bootstrap: int) -> None:
         classes = data.num_classes
+        positive = ranked_class(subject.network, classes)
         self.subject = subject
         self._is_reference = is_reference
-        self._positive_class = classes - 1
+        self._positive_class = positive
+        self._sides = f"(class 1: {data.class_names[positive]}, class 0: all other images)"
         self._evaluation = Evaluation(data.class_names, self._positive_class, bootstrap)
         self._groups = GroupDice(classes)
         self._outcome = GroupForegroundOutcome(classes)
@@ -67,6 +70,8 @@ class HeldOut:
         self._completeness = Completeness(classes)
         self.slices = SliceCounts(classes)
         """Its table of predictions by artefact and truth."""
+        self.left_out: dict[str, str] = {}
+        """Why a measure is not defined, by its name; filled by `compute` and `sweep`."""
         self._scores: list[Tensor] = []
         self._positive: list[Tensor] = []
         self._flags: list[Tensor] = []
@@ -123,7 +128,8 @@ class HeldOut:
             points = prevalence_sweep(
                 lambda weights: weighted_auroc(scores, positive, weights), positive, flags, "flag_given_positive", RATES
             )
-        except ValueError:
+        except ValueError as error:
+            self.left_out["sweep"] = f"{error} {self._sides}"
             return []
         return [(point.rate, point.value) for point in points]
 
@@ -146,8 +152,9 @@ class HeldOut:
         for name, choose in subsets.items():
             try:
                 chosen = choose(positive, flags)
-            except ValueError:  # a group without images: nothing to balance
+            except ValueError as error:  # a group without images, or with too few
                 values[name] = float("nan")
+                self.left_out[name] = f"{error} {self._sides}"
                 continue
             inside, label = scores[chosen], positive[chosen]
             values[name] = float(mann_whitney_auroc(inside[label == 1], inside[label == 0]))
@@ -187,6 +194,17 @@ def look(
             for view, own, pooled in zip(views, logits, features, strict=True):
                 view.update(own, pooled.pop().cpu(), expected, batch)
     return views
+
+
+def ranked_class(network: LightningModule, num_classes: int) -> int:
+    """The class whose presence AUROC ranks: the module's ``positive_class``; the last one where a module has none.
+
+    Args:
+        network: of ours with an :class:`~erode.lightning_modules.evaluation.Evaluation`, or any other.
+        num_classes: of the data, background included.
+    """
+    evaluation = getattr(network, "validation", None)
+    return evaluation.positive_class if isinstance(evaluation, Evaluation) else num_classes - 1
 
 
 def common_flags(data: MaskDataModule) -> list[int] | None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ..pictures import COLOURS, new_figure
+from ..pictures import COLOURS, INK, new_figure
 from .values import Values
 
 AGAIN = "as retrained again"
@@ -46,6 +46,8 @@ LINES: tuple[tuple[str, str, str], ...] = (
 )
 """Name of a value, what people read, and its ideal."""
 
+TITLES = {name: title for name, title, _ in LINES} | {"sweep": "AUROC over other rates of the artefact"}
+
 
 def lines(values: Mapping[str, Values]) -> list[list[str]]:
     """Head and one line for each measure that at least one model has.
@@ -61,14 +63,29 @@ def lines(values: Mapping[str, Values]) -> list[list[str]]:
     return shown
 
 
-def markdown(values: Mapping[str, Values]) -> str:
-    """The same as a Markdown table."""
+def notes(left_out: Mapping[str, str]) -> list[str]:
+    """One line for each measure that was left out, and why.
+
+    Args:
+        left_out: reasons by name of the value.
+
+    Example:
+        >>> notes({"auroc_balanced": "no image has a known artefact flag"})
+        ['AUROC, balanced test set: left out, no image has a known artefact flag']
+    """
+    return [f"{TITLES.get(name, name)}: left out, {reason}" for name, reason in left_out.items()]
+
+
+def markdown(values: Mapping[str, Values], left_out: Mapping[str, str]) -> str:
+    """The same as a Markdown table, with the reasons for what was left out below."""
     head, *body = lines(values)
     rule = ["---", *["---:"] * len(values), "---"]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
+    table = ["| " + " | ".join(line) + " |" for line in [head, rule, *body]]
+    remarks = [f"- {note}" for note in notes(left_out)]
+    return "\n".join([*table, "", *remarks] if remarks else table)
 
 
-def print_measures(values: Mapping[str, Values]) -> None:
+def print_measures(values: Mapping[str, Values], left_out: Mapping[str, str]) -> None:
     """The same in the terminal."""
     head, *body = lines(values)
     table = Table(*head)
@@ -76,20 +93,25 @@ def print_measures(values: Mapping[str, Values]) -> None:
         column.justify = "right"
     for line in body:
         table.add_row(*line)
-    Console(width=max(120, Console().width)).print(table)
+    console = Console(width=max(120, Console().width), markup=False, highlight=False)  # or [nats] were a tag
+    console.print(table)
+    for note in notes(left_out):
+        console.print(note)
 
 
-def sweep_figure(sweeps: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+def sweep_figure(sweeps: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Figure:
     """AUROC over P(artefact | positive), one curve per model.
 
     Args:
         sweeps: points by model.
+        title: the data and the part of them.
     """
     figure = new_figure(5.2, 3.6)
     axis = figure.subplots()
     for colour, (name, points) in zip(COLOURS * 2, sweeps.items(), strict=False):
         axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
     axis.set(xlabel="P(artefact | positive) after re-weighting", ylabel="AUROC", xlim=(0, 1))
+    axis.set_title(title, fontsize=10.5, color=INK)
     axis.legend(frameon=False, fontsize=8)
     axis.grid(alpha=0.3)
     return figure

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ..batch import UNKNOWN_FLAG
 from .counts import keep_counted
+from .gathering import RowsMetric
 
 
 def mann_whitney_auroc(positive: Tensor, negative: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def mann_whitney_auroc(positive: Tensor, negative: Tensor) -> Tensor:
     return (below + not_above).sum().double() / (2 * len(positive) * len(negative) or torch.nan)
 
 
-class ImageAUROC(Metric):
+class ImageAUROC(RowsMetric):
     """AUROC of an image score for an image label.
 
     Args:
@@ -57,8 +57,8 @@ class ImageAUROC(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
+        self.add_rows("scores", torch.float64)
+        self.add_rows("labels", torch.int64)
 
     def update(self, scores: Tensor, labels: Tensor, counted: Tensor | None = None) -> None:
         """Keep the scores of a batch.
@@ -84,13 +84,13 @@ class ImageAUROC(Metric):
         return mann_whitney_auroc(scores[positive], scores[~positive])
 
 
-class RobustAUROC(Metric):
+class RobustAUROC(RowsMetric):
     """AUROC where label and artefact disagree, and of the worst pair of groups (Saab et al. 2022; theory §8).
 
     ``robust`` = AUROC on {y=1, s=0} ∪ {y=0, s=1}: a score that reads the artefact instead of the lesion falls
     below ½. ``worst_group`` = the smallest AUROC of positives with s=a against negatives with s=b, over the
-    pairs (a, b) for which both groups were seen. Images with an unknown flag are left out. NaN where a group
-    that is needed is empty.
+    pairs (a, b) for which both groups were seen; ``pairs`` = how many those are, up to four: the smallest of more
+    lies lower. Images with an unknown flag are left out. NaN where a group that is needed is empty.
 
     Args:
         kwargs: of ``torchmetrics.Metric``.
@@ -100,7 +100,7 @@ class RobustAUROC(Metric):
         >>> scores, labels, flags = torch.tensor([[0.9, 0.3, 0.6, 0.1], [1, 1, 0, 0], [1, 0, 1, 0]])
         >>> metric.update(scores, labels.long(), flags.long())  # the score follows the artefact
         >>> {name: value.item() for name, value in metric.compute().items()}
-        {'robust': 0.0, 'worst_group': 0.0}
+        {'robust': 0.0, 'worst_group': 0.0, 'pairs': 4.0}
     """
 
     is_differentiable = False
@@ -113,8 +113,9 @@ class RobustAUROC(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("scores", "labels", "flags"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_rows("scores", torch.float64)
+        self.add_rows("labels", torch.int64)
+        self.add_rows("flags", torch.int64)
 
     def update(self, scores: Tensor, labels: Tensor, flags: Tensor, counted: Tensor | None = None) -> None:
         """Keep the scores of a batch.
@@ -137,15 +138,16 @@ class RobustAUROC(Metric):
         self.flags.append(flags.long())
 
     def compute(self) -> dict[str, Tensor]:
-        """``robust`` and ``worst_group``, 0-dim float64."""
+        """``robust``, ``worst_group`` and ``pairs``, 0-dim float64."""
         if not len(self.scores):
             nothing = torch.tensor(torch.nan, dtype=torch.float64)
-            return {"robust": nothing, "worst_group": nothing.clone()}
+            return {"robust": nothing, "worst_group": nothing.clone(), "pairs": torch.zeros_like(nothing)}
         scores, labels, flags = (dim_zero_cat(state) for state in (self.scores, self.labels, self.flags))
         group = {(y, s): scores[(labels == y) & (flags == s)] for y in (0, 1) for s in (0, 1)}
         pairs = torch.stack([mann_whitney_auroc(group[1, a], group[0, b]) for a in (0, 1) for b in (0, 1)])
         worst = torch.where(pairs.isnan(), torch.inf, pairs).min()
-        return {"robust": pairs[1], "worst_group": torch.where(worst.isinf(), torch.nan, worst)}
+        seen = (~pairs.isnan()).sum().double()
+        return {"robust": pairs[1], "worst_group": torch.where(worst.isinf(), torch.nan, worst), "pairs": seen}
 
 
 def _check_images(scores: Tensor, labels: Tensor) -> None:

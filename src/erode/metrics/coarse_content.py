@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from .counts import artefact_values, check_shapes, count_cells, fuse, keep_counted
+from .gathering import RowsMetric
 from .information import deviance_residuals, root_interval, table_information
 from .specificity import spurious_information_closed_form
 
@@ -43,7 +43,7 @@ class Content:
     variance: float
 
 
-class CoarseContent(Metric):
+class CoarseContent(RowsMetric):
     r"""Spurious information and variance of the labels that coarse masks give, beside their closed forms.
 
     With Y the fine mask, Ỹ the coarse one and S the artefact, all of any class: how much a pixel that is called
@@ -82,7 +82,7 @@ class CoarseContent(Metric):
         super().__init__(**kwargs)
         self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
         self._result: Content | None = None
-        self.add_state("rows", [], dist_reduce_fx="cat")
+        self.add_rows("rows", torch.float64, dimensions=2)
 
     def update(
         self, image: Tensor, mask: Tensor, coarse: Tensor, artefact: Tensor, counted: Tensor | None = None
@@ -116,6 +116,7 @@ class CoarseContent(Metric):
         """I(S;Y|Ỹ=1) in nats per pixel, 0-dim float64; `result` holds the rest."""
         rows = dim_zero_cat(self.rows).cpu() if len(self.rows) else torch.zeros(0, 15, dtype=torch.float64)
         rows = rows[torch.from_numpy(np.lexsort(rows.numpy().T))]
+        channels = (rows.shape[1] - 12) // 3
         cells = rows[:, :12].view(-1, 2, 3, 2)  # image, Ỹ, S (not annotated, no, yes), Y
         total, known = cells.sum(0), cells[:, :, 1:].sum(0)
         gamma, outside = _share(total[1].sum(0)), known.sum(0)[:, 0]
@@ -134,7 +135,7 @@ class CoarseContent(Metric):
             interval=interval,
             published=published,
             closed_form=exact,
-            variance=_variance(rows[:, 12:].view(len(rows), 3, -1), cells[:, 1].sum((1, 2))),
+            variance=_variance(rows[:, 12:].view(len(rows), 3, channels), cells[:, 1].sum((1, 2))),
         )
 
         return torch.tensor(value, dtype=torch.float64)

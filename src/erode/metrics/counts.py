@@ -108,6 +108,16 @@ def artefact_values(artefact: Tensor, num_values: int) -> Tensor:
     return artefact.to(torch.uint8, copy=True).add_(1).clamp_(max=num_values)
 
 
+def code_dtype(cells: int) -> torch.dtype:
+    """What holds the number of a cell: one byte where the cells allow it.
+
+    Example:
+        >>> code_dtype(256), code_dtype(257)
+        (torch.uint8, torch.int32)
+    """
+    return torch.uint8 if cells <= 256 else torch.int32
+
+
 def fuse(*maps: tuple[Tensor, int]) -> Tensor:
     """Number the joint cells of several maps, row-major: the last map runs fastest.
 
@@ -124,7 +134,7 @@ def fuse(*maps: tuple[Tensor, int]) -> Tensor:
         >>> fuse((torch.tensor([[0, 1, 1]]), 2), (torch.tensor([[2, 0, 1]]), 3))
         tensor([[2, 3, 4]], dtype=torch.uint8)
     """
-    dtype = torch.uint8 if prod(size for _, size in maps) <= 256 else torch.int32
+    dtype = code_dtype(prod(size for _, size in maps))
     codes = maps[0][0].to(dtype, copy=True)
     for values, size in maps[1:]:
         codes.mul_(size).add_(values.to(dtype))

@@ -58,8 +58,9 @@ class GroupForegroundOutcome(_GroupTables):
     """`ForegroundOutcome` in each group (y, s): foreground called right, flipped to another class, or missed.
 
     ``y1_s0_correct``, ``y1_s0_flip``, ``y1_s0_miss``, …: shares that sum to 1 in each group, NaN where it has no
-    foreground. ``worst_correct``: the smallest, ``worst_flip`` and ``worst_miss``: the largest over groups. A
-    shortcut that decides the class of a lesion shows as flips in the groups where the artefact is rare.
+    foreground. ``worst_correct``: the smallest, ``worst_flip`` and ``worst_miss``: the largest over groups, of which
+    ``groups`` have foreground. A shortcut that decides the class of a lesion shows as flips in the groups where the
+    artefact is rare.
 
     Args:
         num_classes: number of classes, background included, of masks and of image labels.
@@ -77,7 +78,7 @@ class GroupForegroundOutcome(_GroupTables):
     """
 
     def compute(self) -> dict[str, Tensor]:
-        """Shares per group and the worst of each, 0-dim float64."""
+        """Shares per group, the worst of each, and the number of groups that have any, 0-dim float64."""
         counts = torch.stack([foreground_outcomes(table) for table in self.tables]).double()
         shares = counts / counts.sum(1, keepdim=True)
         values = {
@@ -87,7 +88,7 @@ class GroupForegroundOutcome(_GroupTables):
         }
         correct, flip, miss = shares.unbind(1)
         worst = {"worst_correct": -_largest(-correct), "worst_flip": _largest(flip), "worst_miss": _largest(miss)}
-        return values | worst
+        return values | worst | {"groups": (~correct.isnan()).sum().double()}
 
 
 class GroupIoU(_GroupTables):

@@ -79,30 +79,32 @@ class _GroupMeans(Metric):
         self.group_images += sums.index_add(0, groups, torch.ones_like(groups))[:-1]
 
     def compute(self) -> dict[str, Tensor]:
-        """``y0_s0``, …, NaN for a group without images, ``worst`` and ``gap``, 0-dim float64."""
+        """``y0_s0``, …, NaN for a group without images, ``worst``, ``gap`` and ``groups``, 0-dim float64."""
         means = self.total.double() / FIXED_POINT / self.group_images
         return dict(zip(group_names(self.num_labels), means.unbind(), strict=True)) | extremes(means)
 
 
 def extremes(means: Tensor) -> dict[str, Tensor]:
-    """Smallest mean, and largest minus smallest, over the groups that have one; NaN without any.
+    """Smallest mean, largest minus smallest, NaN without any, and the number of groups that have a mean.
 
     Example:
         >>> {name: value.item() for name, value in extremes(torch.tensor([0.5, torch.nan, 1.0])).items()}
-        {'worst': 0.5, 'gap': 0.5}
+        {'worst': 0.5, 'gap': 0.5, 'groups': 2.0}
     """
     seen = means[~means.isnan()]
+    groups = means.new_tensor(len(seen))
     if not len(seen):
         nothing = means.new_tensor(torch.nan)
-        return {"worst": nothing, "gap": nothing.clone()}
-    return {"worst": seen.min(), "gap": seen.max() - seen.min()}
+        return {"worst": nothing, "gap": nothing.clone(), "groups": groups}
+    return {"worst": seen.min(), "gap": seen.max() - seen.min(), "groups": groups}
 
 
 class GroupAccuracy(_GroupMeans):
     """Accuracy of image labels per group (y, s), and of the worst group.
 
     ``y0_s0``, …: accuracy in each group, NaN without images; ``worst``: the smallest; ``gap``: the largest minus
-    the smallest. Small groups are noisy, and the smallest of several noisy means lies below the truth.
+    the smallest; ``groups``: how many were seen. Small groups are noisy, and the smallest of several noisy means lies
+    below the truth, the further the more there are.
 
     Args:
         num_labels: number of image classes.
@@ -114,7 +116,7 @@ class GroupAccuracy(_GroupMeans):
         >>> metric = GroupAccuracy(num_labels=2)
         >>> metric.update(torch.tensor([1, 1, 0, 0]), torch.tensor([1, 0, 0, 1]), torch.tensor([1, 1, 0, 0]))
         >>> {name: value.item() for name, value in metric.compute().items()}  # it reads the artefact
-        {'y0_s0': 1.0, 'y0_s1': 0.0, 'y1_s0': 0.0, 'y1_s1': 1.0, 'worst': 0.0, 'gap': 1.0}
+        {'y0_s0': 1.0, 'y0_s1': 0.0, 'y1_s0': 0.0, 'y1_s1': 1.0, 'worst': 0.0, 'gap': 1.0, 'groups': 4.0}
     """
 
     def update(self, predicted: Tensor, labels: Tensor, flags: Tensor, counted: Tensor | None = None) -> None:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from .auroc import mann_whitney_auroc
 from .counts import keep_counted
+from .gathering import RowsMetric
 from .resampling import (
     cluster_interval,
     exact_binomial,
@@ -34,7 +34,7 @@ class Attack:
             which tells them apart just as well.
         auc_interval: by resampling clusters.
         tpr: share of members above the lowest threshold that at most the asked share of non-members exceed.
-        tpr_interval: exact binomial for this threshold, where samples are independent; else by resampling.
+        tpr_interval: exact binomial for this threshold, where samples are independent; else by resampling clusters.
         threshold: that score.
         fpr: share of non-members above it.
         fpr_interval: exact binomial; None where samples are dependent.
@@ -95,7 +95,7 @@ class Membership:
     images: tuple[int, int]
 
 
-class MembershipInference(Metric):
+class MembershipInference(RowsMetric):
     """How well a score of atoms tells members (trained on) from non-members, per atom and per image (theory §8).
 
     Neighbouring atoms of one image are nearly copies of one another, so no interval here takes them as independent:
@@ -151,8 +151,9 @@ class MembershipInference(Metric):
         self.confidence = confidence
         self.seed = seed
         self._result: Membership | None = None
-        for name in ("scores", "sizes", "members", "images", "strata", "clusters"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_rows("scores", torch.float32)
+        for name in ("sizes", "members", "images", "strata", "clusters"):
+            self.add_rows(name, torch.int64)
 
     def update(
         self,
@@ -277,12 +278,16 @@ class MembershipInference(Metric):
         threshold = threshold_at(others, self.fpr)
         hits, alarms = int((members > threshold).sum()), int((others > threshold).sum())
         auc = float(mann_whitney_auroc(members, others))
-        exact = exact_binomial(hits, len(members), self.confidence)
+        tpr = hits / len(members)
+        if independent:
+            tpr_interval = exact_binomial(hits, len(members), self.confidence)
+        else:
+            tpr_interval = percentile_interval(tpr, found, clusters, self.confidence)
         return Attack(
             auc=auc,
             auc_interval=cluster_interval(auc, areas, clusters, self.confidence),
-            tpr=hits / len(members),
-            tpr_interval=exact if independent else percentile_interval(found, self.confidence),
+            tpr=tpr,
+            tpr_interval=tpr_interval,
             threshold=threshold,
             fpr=alarms / len(others),
             fpr_interval=exact_binomial(alarms, len(others), self.confidence) if independent else None,

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor, nn
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ..batch import UNKNOWN_FLAG
 from .auroc import mann_whitney_auroc
 from .counts import canonical_order, keep_counted
+from .gathering import RowsMetric
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def ridge_logistic(
     return found.x[:-1], float(found.x[-1])
 
 
-class LinearProbe(Metric):
+class LinearProbe(RowsMetric):
     r"""AUROC with which a linear probe reads the artefact flag off frozen features.
 
     A ridge logistic regression (`ridge_logistic`) is fitted to standardised features of one half of the
@@ -135,8 +135,8 @@ class LinearProbe(Metric):
         if not penalty > 0:
             raise ValueError(f"penalty must be positive, got {penalty}; separable features have no other solution")
         self.penalty, self.seed = penalty, seed
-        self.add_state("features", [], dist_reduce_fx="cat")
-        self.add_state("flags", [], dist_reduce_fx="cat")
+        self.add_rows("features", torch.float64, dimensions=2)
+        self.add_rows("flags", torch.int64)
 
     def update(self, features: Tensor, flags: Tensor, counted: Tensor | None = None) -> None:
         """Keep the features of a batch.

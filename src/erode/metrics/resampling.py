@@ -181,11 +181,29 @@ def cluster_interval(value: float, replicates: Tensor, clusters: int, confidence
     if clusters < 2:
         return 0.0, 1.0
     if value in (0.0, 1.0) or is_constant(replicates):
-        reach = 1 - ((1 - confidence) / 2) ** (1 / clusters)
-        return value * (1 - reach), value + reach * (1 - value)
+        return unseen_interval(value, clusters, confidence)
     half = half_width(replicates, clusters, confidence) / (value * (1 - value))
     centre = math.log(value / (1 - value))
     return float(expit(centre - half)), float(expit(centre + half))
+
+
+def unseen_interval(value: float, clusters: int, confidence: float = 0.95) -> tuple[float, float]:
+    """What outcomes that none of the clusters showed, and that may yet occur, leave of a value: see `cluster_interval`.
+
+    Args:
+        value: the estimate, in [0, 1].
+        clusters: n >= 1, independent units.
+        confidence: of the interval.
+
+    Returns:
+        Lower and upper end; for 0 and 1 those of `exact_binomial` with n trials.
+
+    Example:
+        >>> [round(end, 4) for end in unseen_interval(0.0, clusters=100)]
+        [0.0, 0.0362]
+    """
+    reach = 1 - ((1 - confidence) / 2) ** (1 / clusters)
+    return value * (1 - reach), value + reach * (1 - value)
 
 
 def is_constant(replicates: Tensor) -> bool:
@@ -214,23 +232,37 @@ def half_width(replicates: Tensor, clusters: int, confidence: float = 0.95) -> f
     return float(stats.t.isf((1 - confidence) / 2, clusters - 1)) * spread * math.sqrt(clusters / (clusters - 1))
 
 
-def percentile_interval(replicates: Tensor, confidence: float = 0.95) -> tuple[float, float]:
-    """Plain percentiles of bootstrap replicates, for what can be anywhere in [0, 1], its ends included.
+def percentile_interval(
+    value: float, replicates: Tensor, clusters: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentiles of bootstrap replicates, for a share that can be anywhere in [0, 1], its ends included.
+
+    Where the share is 0 or 1, or the percentiles have no width, resamples cannot show what no cluster showed; then the
+    interval reaches as far as `cluster_interval` does there, too. One cluster, or one resample, says nothing: [0, 1].
 
     Args:
+        value: the share, in [0, 1].
         replicates: ``[R]``.
+        clusters: n, independent units on the side that has fewer.
         confidence: of the interval.
 
     Returns:
         Lower and upper end.
 
     Example:
-        >>> percentile_interval(torch.arange(101.0) / 100, confidence=0.5)
+        >>> percentile_interval(0.5, torch.arange(101.0) / 100, clusters=30, confidence=0.5)
         (0.25, 0.75)
+        >>> [round(end, 3) for end in percentile_interval(0.0, torch.zeros(100), clusters=50)]
+        [0.0, 0.071]
     """
+    if clusters < 2 or len(replicates) < 2:
+        return 0.0, 1.0
     tail = (1 - confidence) / 2
-    ends = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=replicates.dtype))
-    return float(ends[0]), float(ends[1])
+    low, high = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=replicates.dtype)).tolist()
+    if value in (0.0, 1.0) or high - low < _CONSTANT:
+        least, most = unseen_interval(value, clusters, confidence)
+        low, high = min(low, least), max(high, most)
+    return low, high
 
 
 def _quantiles(scores: Tensor) -> Tensor:

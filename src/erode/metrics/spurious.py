@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ..batch import UNKNOWN_ARTEFACT
@@ -16,10 +16,12 @@ from .counts import (
     canonical_order,
     check_classes,
     check_shapes,
+    code_dtype,
     count_cells,
     fuse,
     keep_counted,
 )
+from .gathering import RowsMetric
 from .information import deviance_residuals, miller_madow_bias, root_interval, table_information
 
 
@@ -118,7 +120,7 @@ def bootstrap_residuals(tables: Tensor, resamples: int, seed: int) -> Tensor:
     return deviance_residuals(torch.stack(sums).view(-1, *tables.shape[1:]) / images).flatten(2)
 
 
-class GlobalSpuriousInformation(Metric):
+class GlobalSpuriousInformation(RowsMetric):
     r"""Information that positive predictions leave between artefact and truth, in nats (theory §7.1).
 
     .. math:: S(Z) = \max_{k ≥ 1} Σ_{ij} P(Z_{ij}=k) \, I(S_{ij}; Y_{ij} \mid Z_{ij}=k)
@@ -214,8 +216,8 @@ class GlobalSpuriousInformation(Metric):
         table = torch.zeros(num_classes, num_artefact_values, num_classes, dtype=torch.int64)
         self.add_state("counts", table, dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("tables", [], dist_reduce_fx="cat")
-        self.add_state("codes", [], dist_reduce_fx="cat")
+        self.add_rows("tables", torch.int64, dimensions=4)
+        self.add_rows("codes", code_dtype(prod(self._shape)), dimensions=2)
 
     @property
     def _shape(self) -> tuple[int, int, int]:
