@@ -95,6 +95,7 @@ class CNS(NoisyPhase):
         page="cns.md",
     )
     mechanism: CNSMechanism
+    noise_first = True
 
     def __init__(
         self,

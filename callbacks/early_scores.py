@@ -21,25 +21,32 @@ def forget_earlier_runs(trainer: Trainer) -> None:
 
 
 def forget_noisy_phase(trainer: Trainer) -> None:
-    """Let the scores of the noisy phase be the worst there are, and warn of files of that phase.
+    """Let nothing be decided by scores of the noisy phase, when weights had little noise yet, or none.
 
-    They know weights that had little noise yet, and checkpoints keep them. The next checkpoint that is as good as any
-    replaces such a file.
+    What was logged so far is dropped, scores that callbacks keep are the worst there are, and none is taken at the
+    step of the hand-over itself. EarlyStopping and ReduceLROnPlateau wait until what they monitor is logged again, in
+    place of an error. The next checkpoint that is as good as any replaces one of that phase, of which a warning tells.
     """
+    if trainer._results is not None:  # Lightning has no public way, and would average these scores into those to come
+        trainer._results.reset()
+    trainer.callback_metrics.clear()
+    for config in trainer.lr_scheduler_configs:
+        config.strict = False
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
         if isinstance(callback, EarlyStopping):
             _restart(callback)
+            callback.strict = False
         elif isinstance(callback, ModelCheckpoint) and callback.monitor:
             worst = _worst(callback)
             if callback.best_model_path:
                 rank_zero_warn(
                     f"{callback.best_model_path} is of the noisy phase, when weights hold less noise than certified: "
-                    "it must not leave, and the next checkpoint replaces it; release weights.safetensors, or a "
-                    "checkpoint that `erode verify` accepts"
+                    "it must not leave, and the next checkpoint replaces it; release weights.safetensors"
                 )
             callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
             callback.kth_value = worst
             callback.best_model_score = callback.current_score = None
+            callback._last_global_step_saved = trainer.global_step  # it would miss its score, which is an error
 
 
 def _restart(callback: EarlyStopping) -> None:

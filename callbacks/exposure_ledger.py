@@ -14,10 +14,11 @@ from torch import nn
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, read_ledger
 from ..weights import state_digest
 from .atoms import AtomReader, Atoms, source_of
+from .fresh_start import Before, build_optimizers, check_known
 from .observation import run_folder
 from .operator import operators_of
 from .recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
-from .retrain import reset_parameters, unresettable
+from .retrain import refuse_memories, reset_parameters, unresettable
 
 INITIALISATION, UNEXPOSED = "initialisation", "unexposed"
 """Histories that need no file."""
@@ -46,8 +47,8 @@ class ExposureLedger(Callback):
 
     Raises:
         MisconfigurationException: before the first step: for weights that are not those of the given ledger, layers
-            that cannot be re-initialised, sharded strategies, or a ledger that would be overwritten; at the first batch
-            if nothing says which atoms it holds.
+            that cannot be re-initialised, what else remembers weights from before a fresh start, sharded strategies,
+            or a ledger that would be overwritten; at the first batch if nothing says which atoms it holds.
 
     Source: theory §1, §4.
 
@@ -79,8 +80,12 @@ class ExposureLedger(Callback):
         self._parameters = _parameters_digest(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what could not be recorded or written."""
+        """Refuse what could not be recorded or written, and what remembers weights from before a fresh start."""
         check_strategy(trainer, pl_module)
+        if self.history == INITIALISATION and trainer.ckpt_path is None:
+            check_known(trainer, pl_module, "ExposureLedger('initialisation')")
+            refuse_memories(trainer, before=self)
+            build_optimizers(trainer, Before.of(trainer))
         folder = self.folder or run_folder(trainer)
         if (folder / FILE_NAME).exists() and trainer.ckpt_path is None:
             raise MisconfigurationException(

@@ -32,7 +32,7 @@ from .fresh_start import Before, build_optimizers
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
 from .observation import pixels_per_image
-from .refusals import check_rounding, check_setup
+from .refusals import check_rounding, check_setup, keeps_start
 from .rounding import radius_within
 
 
@@ -80,6 +80,8 @@ class NoisyPhase(CertifiedOperator, base=True):
     """Whether :meth:`update` needs θ₀, which costs one copy of the exposed parameters."""
     learning_rate = 0.0
     """γ of the certified steps."""
+    noise_first = False
+    """Whether all noise is added before training starts, so that nothing in the run sees weights without it."""
 
     def __init__(
         self,
@@ -109,6 +111,12 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._buffers: dict[str, Tensor] = {}
         self._frozen = ""
 
+    @classmethod
+    def refuses(cls, module: nn.Module) -> str | None:
+        """Also modules that come back to the weights that training starts from, unless noise comes first."""
+        kept = None if cls.noise_first else keeps_start(module, cls.__name__)
+        return super().refuses(module) or kept
+
     @abstractmethod
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """All that a step does to the weights before the noise, in place."""
@@ -135,7 +143,6 @@ class NoisyPhase(CertifiedOperator, base=True):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Clip the weights around the anchor, say what will be left of them, and take over the optimiser."""
         self._account, self._taken, self._handed_back = NoisyIteration(), 0, False
-        del self._record["initial_weights"]  # their hash would let anyone test a guess of the original weights
         drawn = secrets.randbits(63) if self.seed is None else self.seed
         self._record["anchor_seed"] = trainer.strategy.broadcast(drawn)
         exposed = exposed_parameters(module, self.exposed)

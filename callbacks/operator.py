@@ -96,6 +96,7 @@ class UnlearningOperator(Callback):
         self._first_batch = FirstBatch(type(self).__name__)
         self._saved_weights: str | None = None
         self._batches_before = 0
+        self._original = ""
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -230,12 +231,15 @@ class UnlearningOperator(Callback):
             self.note_first_batch(pl_module)
             return
         self.remember(trainer, pl_module)
+        self._original = weights_digest(pl_module)
+        # Of a run that promises, its hash would let anyone test a guess of the original weights.
+        start = {} if self._promises else {"initial_weights": self._original}
         self._record = {
             **identity,
             "guarantee": self.card.guarantee,
             "paper": self.card.paper,
             "first_step": trainer.global_step,
-            "initial_weights": weights_digest(pl_module),
+            **start,
             "reset_buffers": self._statistics.reset(),
         }
         forget_earlier_runs(trainer)
@@ -248,11 +252,16 @@ class UnlearningOperator(Callback):
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         retained = pair_of(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
-        marks = [(role == Role.FORGET).any() for role in roles_of(retained)]
-        if marks:
-            self._forget_served.ask(torch.stack(marks).any())
+        self._ask_roles(retained)
         if trainer.global_step == self._record.get("first_step"):
             self._forget_served.settle()
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Refuse forget atoms here too, where a run promises: scores stop runs, and choose among their weights."""
+        if self._promises and not trainer.sanity_checking:
+            self._ask_roles(batch)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in the record that nothing was released, unless it was already; Lightning calls no ``teardown``."""
@@ -330,10 +339,15 @@ class UnlearningOperator(Callback):
                 "what was trained; let no callback or hook put other tensors into the module's place"
             )
 
+    def _ask_roles(self, batch: Any) -> None:
+        marks = [(role == Role.FORGET).any() for role in roles_of(batch)]
+        if marks:
+            self._forget_served.ask(torch.stack(marks).any())
+
     def _forget_atoms_refused(self) -> MisconfigurationException:
         return MisconfigurationException(
-            f"the training loader still serves forget atoms to {type(self).__name__}; "
-            f"serve the view '{self.view.value}' instead (MaskDataModule.serve)"
+            f"a loader still serves forget atoms to {type(self).__name__}: for training, serve the view "
+            f"'{self.view.value}' instead (MaskDataModule.serve); validation steers the run, so keep them out of it too"
         )
 
     def _identity(self, trainer: Trainer) -> dict[str, Any]:

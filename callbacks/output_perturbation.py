@@ -63,6 +63,8 @@ class OutputPerturbation(NoisyPhase):
         page="output_perturbation.md",
     )
 
+    noise_first = True
+
     def __init__(
         self,
         epsilon: float | None = 1.0,

@@ -89,6 +89,20 @@ def manual(module: Module, operator: str) -> str | None:
     )
 
 
+def keeps_start(module: Module, operator: str) -> str | None:
+    """Why a module that copies its weights when training starts cannot take certified steps; None = it does not.
+
+    The copy has no noise, and comes back after the last certified step.
+    """
+    if not getattr(module, "keeps_start", False):
+        return None
+    return (
+        f"{type(module).__name__} keeps the weights that training starts from, which have no noise yet, and comes back "
+        f"to them after the certified steps of {operator}; use OutputPerturbation, whose noise comes first, or an "
+        "objective of one stage"
+    )
+
+
 def check_callbacks(trainer: Trainer, operator: str) -> None:
     """Refuse callbacks that train for a trial and then load the weights from before, whatever the operator did.
 

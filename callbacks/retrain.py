@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ EXACT_ASSUMPTIONS = (
 
 _REMEMBER: dict[type[Callback], str] = {
     WeightAveraging: "averages in the weights from before",
+    StochasticWeightAveraging: "copies the weights from before, and ends with the copy",
     ModelPruning: "keeps a copy of the weights from before, and puts what is not pruned back to it",
 }
 
@@ -105,7 +106,7 @@ class Retrain(UnlearningOperator):
                     if isinstance(tensor, Tensor):
                         tensor.copy_(trainer.strategy.broadcast(tensor))
         self._record["anchor_weights"] = weights_digest(module)
-        if self._record["anchor_weights"] == self._record["initial_weights"]:
+        if self._record["anchor_weights"] == self._original:
             raise MisconfigurationException(
                 f"the anchor {self.anchor} holds the very weights that are to be unlearned; give weights that were "
                 "computed without the forget set, or no anchor for a fresh start"
@@ -127,16 +128,24 @@ class Retrain(UnlearningOperator):
         return {"epsilon": 0.0, "delta": 0.0, "assumptions": list(EXACT_ASSUMPTIONS)}
 
 
-def refuse_memories(trainer: Trainer) -> None:
+def refuse_memories(trainer: Trainer, before: Callback | None = None) -> None:
     """Refuse callbacks that keep the weights from before, and would bring them into the released ones.
+
+    Args:
+        trainer: of the run.
+        before: a callback that replaces the weights in its ``setup``, so that those behind it keep what it left.
 
     Raises:
         MisconfigurationException: naming the callback.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    remedy = "use it in a later fit instead"
+    if before is not None:
+        callbacks, remedy = callbacks[: callbacks.index(before)], f"list it behind {type(before).__name__}"
+    for callback in callbacks:
         for kind, why in _REMEMBER.items():
             if isinstance(callback, kind):
-                raise MisconfigurationException(f"{type(callback).__name__} {why}; use it in a later fit instead")
+                raise MisconfigurationException(f"{type(callback).__name__} {why}; {remedy}")
 
 
 def reset_parameters(module: nn.Module) -> None:

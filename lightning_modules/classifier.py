@@ -94,6 +94,18 @@ class ImageClassifier(EvaluatedModule):
         """Logits ``[B, K]`` of images ``[B, C, *spatial]``."""
         return self.network(image)  # type: ignore[no-any-return]
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the weights that training starts from come back later; asked by operators that do not start clean."""
+        return self.objective.stage_end is not None
+
+    def setup(self, stage: str) -> None:
+        """A run begins with the first stage; a checkpoint that it goes on from is read later."""
+        super().setup(stage)
+        if stage == "fit":
+            self.objective.restart()
+            self._initial = self._progress = None
+
     def on_train_start(self) -> None:
         """Show the objective the training set, and keep the weights that a second stage starts from."""
         if self.objective.stage_end is not None and self.objective.stage_end >= self._planned_steps():

@@ -88,7 +88,7 @@ def test_one_callback_line_is_enough(tmp_path, operator):
     assert record["operator"] == type(operator).__name__
     assert record["completed"] is True
     assert record["steps"] == 30
-    assert record["initial_weights"] == trained
+    assert (trained in str(record)) == (operator.card.guarantee == "approximate")  # a hash to test guesses with
     assert record["reset_buffers"] == ["body.1"]
     assert module.training_step == own_step
     released = TheirModule()

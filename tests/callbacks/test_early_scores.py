@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 from two_loaders import TheirModule, squares, trainer_for
 
-from erode.callbacks import Blockwise, GradientClipping, Retrain
+from erode.callbacks import Blockwise, GradientClipping, ModelClipping, Retrain
 from erode.weights import weights_digest
 
 torch.set_num_threads(1)
@@ -70,3 +70,55 @@ def test_no_checkpoint_after_the_hand_over_keeps_a_score_of_the_noisy_phase(oper
         kept = str({key: value for key, value in content["callbacks"].items() if "ModelCheckpoint" in key})
         assert "7." not in kept, name
     assert weights_digest(module)
+
+
+class Steps(TheirModule):
+    """Its scores are by far the best at the last noisy step; apart from it they fall slowly."""
+
+    def __init__(self, noisy, plateau=None):
+        super().__init__(norm=False)
+        self.noisy, self.plateau, self.rates = noisy, plateau, []
+
+    def number(self):
+        return -1e6 if self.trainer.global_step == self.noisy - 1 else 1000.0 - self.trainer.global_step
+
+    def training_step(self, batch, index):
+        self.log("number", self.number(), on_step=True, on_epoch=True)
+        return super().training_step(batch, index)
+
+    def validation_step(self, batch, index):
+        self.log("val/number", self.number())
+
+    def on_train_batch_start(self, batch, index):
+        self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.5)
+        if self.plateau is None:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **self.plateau}}
+
+
+@pytest.mark.parametrize(
+    "plateau", [{"interval": "step", "monitor": "number"}, {"interval": "epoch", "monitor": "number"}]
+)
+@pytest.mark.parametrize("noisy", [3, 4])  # within the second epoch, and its last step
+def test_no_learning_rate_falls_by_what_the_noisy_phase_scored(noisy, plateau, tmp_path):
+    module = Steps(noisy, plateau)
+    fit(tmp_path, module, ModelClipping(steps=noisy), max_epochs=5)
+    assert module.rates[noisy:] == [0.5] * (10 - noisy)
+
+
+@pytest.mark.parametrize(("noisy", "monitor"), [(3, "number"), (4, "number"), (4, "val/number")])
+def test_no_run_ends_by_what_the_noisy_phase_scored(noisy, monitor, tmp_path):
+    """Validation comes after the third step, one before the hand-over that ends an epoch."""
+    module = Steps(noisy)
+    stopper = EarlyStopping(monitor, stopping_threshold=0.0, patience=99, check_on_train_epoch_end=True, strict=False)
+    pl.seed_everything(1, verbose=False)
+    trainer = trainer_for(
+        tmp_path, stopper, ModelClipping(steps=noisy), max_epochs=5, check_val_every_n_epoch=None, val_check_interval=3
+    )
+    data = DataLoader(squares(8, 1), 4)
+    trainer.fit(module, data, data)
+    assert trainer.global_step == 10

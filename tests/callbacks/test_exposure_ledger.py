@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ModelPruning, StochasticWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -225,6 +225,46 @@ def test_initialisation_is_made_not_believed(tmp_path):
     module = Module()
     module.body[0].weight.data.fill_(1000.0)
     fit(module, loader(item("a")), tmp_path, ExposureLedger("initialisation"))
+    assert module.body[0].weight.abs().max() < 10
+
+
+class Keeps(Module):
+    """One optimiser for all fits: its moments know what it has seen."""
+
+    def configure_optimizers(self):
+        if not hasattr(self, "kept"):
+            self.kept = torch.optim.Adam(self.parameters())
+        return self.kept
+
+
+class Teacher(Module):
+    def __init__(self):
+        super().__init__()
+        self.teachers = [nn.Linear(4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("module", "callback", "why"),
+    [
+        (Module, lambda: StochasticWeightAveraging(1e-2, swa_epoch_start=50), "list it behind ExposureLedger"),
+        (Module, lambda: EMAWeightAveraging(update_starting_at_step=1000), "list it behind ExposureLedger"),
+        (Module, lambda: ModelPruning("l1_unstructured", amount=0.5), "list it behind ExposureLedger"),
+        (Keeps, pl.Callback, "used before"),
+        (Teacher, pl.Callback, "teachers holds a Linear that the module does not know"),
+    ],
+)
+def test_what_remembers_weights_from_before_a_fresh_start_is_refused(module, callback, why, tmp_path):
+    module = module()
+    fit(module, loader(item("a")), tmp_path / "before")
+    with pytest.raises(MisconfigurationException, match=why):
+        fit(module, loader(item("b")), tmp_path, callback(), ExposureLedger("initialisation"))
+    assert not (tmp_path / "ledger.json").exists()
+
+
+def test_averages_that_begin_with_the_fresh_start_are_fine(tmp_path):
+    module = Module()
+    module.body[0].weight.data.fill_(1000.0)
+    fit(module, loader(item("a")), tmp_path, ExposureLedger("initialisation"), EMAWeightAveraging())
     assert module.body[0].weight.abs().max() < 10
 
 

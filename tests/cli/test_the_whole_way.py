@@ -53,7 +53,7 @@ def test_from_pictures_in_folders_to_a_report(pictures, tmp_path):
     before, after = SegmentationModule(), SegmentationModule()
     load_weights(before, tmp_path / "runs" / "fit-0" / "weights.safetensors")
     load_weights(after, run / "unlearned" / "weights.safetensors")
-    assert record["initial_weights"] == weights_digest(before)
+    assert weights_digest(before) not in str(record)  # its hash would let anyone test a guess
     assert record["released_weights"] == weights_digest(after)
     split = ForgetSplit.load(run / "unlearned" / "split.json")
     assert split.digest == record["split"] == ForgetSplit.load(tmp_path / "runs" / "fit-0" / "split.json").digest
@@ -89,7 +89,7 @@ def test_from_the_embedded_data_through_every_operator(trained, weights, tmp_pat
     records = [read(Path(f"runs/unlearn-{n}/unlearned/unlearning.json")) for n in range(3)]
     assert [record["operator"] for record in records] == ["FineTune", "NegGradSeg", "Retrain"]
     assert {record["split"] for record in records} == {read(trained / "split.json")["digest"]}
-    assert len({record["initial_weights"] for record in records}) == 1
+    assert records[0]["initial_weights"] == records[1]["initial_weights"]
     assert len({record["released_weights"] for record in records}) == 3
 
 

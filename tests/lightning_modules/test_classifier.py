@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader
 
+from erode.callbacks import Blockwise, GradientClipping, ModelClipping, OutputPerturbation, Retrain
 from erode.cli import main
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import ImageClassifier
@@ -95,6 +96,41 @@ def test_the_error_set_is_what_a_short_erm_gets_wrong_and_the_second_stage_start
     assert seen.rates[0] == seen.rates[8] == 0.5
     assert seen.rates[7] < 0.05
     assert seen.rates[19] < 0.02
+
+
+def test_a_second_run_knows_nothing_of_the_first_one_s_errors(tmp_path):
+    """Its error set may name images that are to be forgotten, and so would the weights of its start."""
+    module = classifier(JustTrainTwice(8))
+    trainer(tmp_path, max_steps=20).fit(module, loader())
+    first = module.objective.error_set
+    items = [item for item in shortcut_items(seed=3) if item["id"] not in first]
+    trainer(tmp_path, max_steps=20, callbacks=[Retrain(folder=tmp_path / "out")]).fit(module, loader(items))
+    assert not module.objective.error_set & first
+    with pytest.raises(InterruptedError):
+        trainer(tmp_path, max_steps=20, callbacks=[StopAfter(3)]).fit(module, loader())
+    module.network[1].weight.data.fill_(100.0)
+    trainer(tmp_path, max_steps=9).fit(module, loader())  # one step of the second stage, from its own start
+    assert module.network[1].weight.min() > 50
+
+
+class StopAfter(pl.Callback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if trainer.global_step == self.steps:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("operator", [GradientClipping, ModelClipping, Blockwise])
+def test_weights_from_before_the_noise_do_not_come_back_for_a_second_stage(operator, tmp_path):
+    noisy = operator(steps=3, folder=tmp_path / "out")
+    with pytest.raises(MisconfigurationException, match="keeps the weights that training starts from"):
+        trainer(tmp_path, max_steps=20, callbacks=[noisy]).fit(classifier(JustTrainTwice(8)), loader())
+    first = OutputPerturbation(sigma=100.0, epsilon=None, folder=tmp_path / "out", shrink=False)
+    module = classifier(JustTrainTwice(8), rate=1e-6)
+    trainer(tmp_path, max_steps=20, callbacks=[first]).fit(module, loader())
+    assert module.network[1].weight.norm() > 10  # what comes back has the noise
 
 
 @pytest.mark.parametrize(("name", "epoch"), [("jtt", 4), ("jtt_dro", 11)])

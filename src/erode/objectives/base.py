@@ -38,7 +38,8 @@ class ClassificationObjective(nn.Module, ABC):
     Whoever trains calls `begin` before the first step if it `asks_for_groups`. Where ``stage_end`` is a number, the
     first stage ends after that many optimiser steps: whoever trains then calls `next_stage`, and goes on from the
     initial weights with a new optimiser. `progress` and `resume` carry what was learnt on the way through a
-    checkpoint; none of it is weights.
+    checkpoint; none of it is weights. A run that does not resume begins with `restart`: what an earlier one learnt may
+    come from images that this one must not know.
 
     Several processes: the value is that of the whole batch on each of them, and the *mean* of their gradients, which
     is what DDP steps with, is its gradient (`global_means`).
@@ -67,6 +68,9 @@ class ClassificationObjective(nn.Module, ABC):
 
     def next_stage(self, data: TrainingSet) -> None:
         """Look at what the first stage makes of the training images; before a second one."""
+
+    def restart(self) -> None:
+        """Forget what an earlier run changed; called before `begin`, which sets the rest."""
 
     def progress(self) -> dict[str, Any]:
         """What training changed, as plain data and tensors, for checkpoints."""

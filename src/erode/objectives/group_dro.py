@@ -82,6 +82,10 @@ class GroupDRO(ClassificationObjective):
             self.q = (self.q.log() + self.step_size * adjusted * (sizes > 0)).softmax(0)
         return (self.q * means).sum()
 
+    def restart(self) -> None:
+        """Know no groups."""
+        self.q, self.counts = self.q.new_zeros(0), self.counts.new_zeros(0)
+
     def weights(self) -> dict[str, float]:
         """Weight q of each group by its name."""
         return dict(zip(group_names(len(self.q) // 2), self.q.tolist(), strict=True))

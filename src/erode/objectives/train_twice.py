@@ -99,6 +99,12 @@ class JustTrainTwice(ClassificationObjective):
             return loss
         return self.second.reduce(losses * self.factors(batch["id"]).to(losses), batch)
 
+    def restart(self) -> None:
+        """Back to the first stage."""
+        self.error_set, self._mean_factor = None, 1.0
+        self.first.restart()
+        self.second.restart()
+
     def progress(self) -> dict[str, Any]:
         """The error set, once there is one, and the progress of both stages."""
         errors = None if self.error_set is None else sorted(self.error_set)
