@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erode.benchmark.dots import KINDS, NOTE, interval, kind_of, leakage_figure
+from erode.benchmark.dots import ALONE, BARS, KINDS, NO_BARS, SPREAD, interval, kind_of, leakage_figure
 
 PROMISES = {
     "coarse": np.nan, "scrub": "approximate", "retain_view": "exact", "clipping": "certified", "noise": "certified",
@@ -76,12 +76,30 @@ def test_nothing_is_drawn_without_artefact_masks(results):
     assert len(shown(leakage_figure(results[results["data"] != "three"]))) == 2
 
 
-def test_axes_say_what_they_measure_and_the_note_what_the_bars_are(results):
-    figure = leakage_figure(results)
-    assert {axis.get_xlabel().split("\n")[0] for axis in shown(figure)} == {
+def test_axes_say_what_they_measure(results):
+    assert {axis.get_xlabel().split("\n")[0] for axis in shown(leakage_figure(results))} == {
         "lesion Dice [0 to 1]", "leakage [share of artefact pixels]",
     }  # fmt: skip
-    assert " ".join(figure.get_supxlabel().split()) == NOTE
+
+
+def bars(figure):
+    return sum(bool(np.ptp(line.get_xdata())) for axis in shown(figure) for line in axis.lines)
+
+
+def test_the_note_promises_bars_only_where_some_are_drawn(results):
+    def note(figure):
+        return " ".join(figure.get_supxlabel().split())
+
+    every = leakage_figure(results)
+    assert (note(every), bars(every)) == (BARS + SPREAD, 2 * 2 * 5)
+    one_seed = leakage_figure(results[results["seed"] == 0])
+    assert (note(one_seed), bars(one_seed)) == (NO_BARS + SPREAD, 0)
+    failed = (results["method"] == "scrub") & (results["seed"] > 0)
+    some = leakage_figure(results[~failed])
+    assert (note(some), bars(some)) == (BARS + ALONE + SPREAD, 2 * 2 * 4)
+    undefined = results.assign(leakage=results["leakage"].where(results["seed"] == 0))
+    undefined["dice_lesion"] = undefined["dice_lesion"].where(results["seed"] == 0)  # three seeds, one that tells
+    assert note(leakage_figure(undefined)) == NO_BARS + SPREAD
 
 
 def test_of_runs_that_promise_differently_the_least_counts():

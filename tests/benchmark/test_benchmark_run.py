@@ -2,13 +2,9 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import io
 import json
-import multiprocessing
-import random
 import shutil
-import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -189,57 +185,6 @@ def test_a_row_that_fails_does_not_end_the_others(grid, copy):
         f"{cell}/gradient_clipping-seed0" for cell in ("binary", "three classes")
     }
     assert set(pd.read_csv(copy / "results.csv")["method"]) == {"coarse", "oracle"}
-
-
-def rows_at_work(out):
-    """Rows that another process computes right now: it holds a lock beside each."""
-    found = []
-    for lock in out.glob("cells/*/rows/.*.lock"):
-        with lock.open() as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found.append(lock.with_name(lock.name.removeprefix(".").removesuffix(".lock")))
-    return found
-
-
-def rows_there(out):
-    return sorted(out.glob("cells/*/rows/*.json"))
-
-
-def curves(out):
-    """What the monitor of each row wrote in its last run, but for the seconds."""
-    logs = list(out.glob("cells/*/logs/*/version_*/spurious_information.csv"))
-    logs.sort(key=lambda path: int(path.parent.name.removeprefix("version_")))
-    return {path.parent.parent.relative_to(out): pd.read_csv(path).drop(columns="seconds").to_csv() for path in logs}
-
-
-def test_killed_at_ten_random_moments_while_it_computes_rows_it_gives_the_same_results_file(grid, tmp_path):
-    patch = {"base": {"methods": ["coarse", "fine_tune", "staged", "rewind"], "seeds": [0], "validations": 1}}
-    whole, out = tmp_path / "whole", tmp_path / "killed"
-    quietly(grid, whole, patch)  # these rows without a kill
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["erode.benchmark"])
-    moments = random.Random(2)
-    struck = []
-    while len(struck) < 10:
-        process = context.Process(target=quietly, args=(grid, out, patch))
-        process.start()
-        awaited = len(rows_there(out)) + moments.choice((0, 0, 1))  # a random row, then a random moment in it
-        while process.exitcode is None and (len(rows_there(out)) < awaited or not rows_at_work(out)):
-            time.sleep(0.01)
-        process.join(moments.uniform(0, 0.5))
-        at_work = rows_at_work(out)
-        process.kill()
-        process.join()
-        struck += [row for row in at_work if not row.exists()]
-        if process.exitcode == 0:  # done before ten kills: lose a row, as if it had been killed in it
-            moments.choice(rows_there(out)).unlink()
-    assert len(set(struck)) > 2
-    quietly(grid, out, patch)
-    assert (out / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
-    assert curves(out) == curves(whole)
-    assert len(curves(whole)) == 2 * 4
 
 
 def test_the_main_experiment_runs_from_one_command(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,10 @@ MARKERS = dict(zip(KINDS, "sDo^", strict=True))
 ACROSS = 2
 """Cells side by side, which makes the picture 10 inches wide."""
 
-NOTE = (
-    "Bars: 95 % intervals of the mean over seeds, cut at 0 and 1; an arrow says that one goes on. Dice is spread "
-    "towards 1, leakage towards 0, so that the best are told apart and no line is left out."
-)
+BARS = "Bars: 95 % intervals of the mean over seeds, cut at 0 and 1; an arrow says that one goes on. "
+ALONE = "A point without a bar is a single run. "
+NO_BARS = "Every point is a single run, so there are no intervals. "
+SPREAD = "Dice is spread towards 1, leakage towards 0, so that the best are told apart and no line is left out."
 UNLEAKED = 0.01
 """Below this leakage the axis is linear, above it logarithmic."""
 
@@ -55,11 +55,14 @@ def leakage_figure(results: pd.DataFrame) -> Figure | None:
     figure = new_figure(width, (0.17 * len(methods) + 0.75) * tall + 0.7, gap=0.04)
     grid = figure.subplots(tall, 2 * wide, squeeze=False, sharey=True)
     low, high = _range_of(pd.concat([cell for _, cell in cells]))
+    runs: set[int] = set()
     for index, (name, cell) in enumerate(cells):
         dice, leakage = grid[index // wide, 2 * (index % wide) :][:2]
         for axis, column, ends in ((dice, "dice_lesion", (low, high)), (leakage, "leakage", (0.0, 1.0))):
             for line, method in enumerate(methods):
-                _dot(axis, line, cell.loc[cell["method"] == method, column], kinds[method], ends)
+                values = cell.loc[cell["method"] == method, column]
+                runs.add(int(values.count()))
+                _dot(axis, line, values, kinds[method], ends)
             _style(axis, [titles[method] for method in methods])
         _spread_to_one(dice, low, high)
         _spread_to_zero(leakage)
@@ -68,7 +71,7 @@ def leakage_figure(results: pd.DataFrame) -> Figure | None:
         axis.set_visible(False)
     handles = [_handle(kind) for kind in KINDS if kind in kinds.values()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8.5, frameon=False)
-    figure.supxlabel(textwrap.fill(NOTE, round(16 * width)), fontsize=8, color=INK)
+    figure.supxlabel(textwrap.fill(note_of(runs), round(16 * width)), fontsize=8, color=INK)
     return figure
 
 
@@ -86,6 +89,21 @@ def kind_of(runs: pd.DataFrame) -> str:
         return "control"
     promised = set(runs["guarantee"])
     return str(promised.pop()) if len(promised) == 1 else "approximate"
+
+
+def note_of(runs: Collection[int]) -> str:
+    """What the picture says of its bars, which only points of two or more runs have, and of its axes.
+
+    Args:
+        runs: numbers of runs behind a point; 0 is no point.
+
+    Example:
+        >>> note_of({1}).split(". ")[0]
+        'Every point is a single run, so there are no intervals'
+    """
+    if max(runs, default=0) < 2:
+        return NO_BARS + SPREAD
+    return BARS + (ALONE if 1 in runs else "") + SPREAD
 
 
 def interval(values: pd.Series[float]) -> tuple[float, float]:
