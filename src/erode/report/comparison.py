@@ -55,7 +55,7 @@ def comparison_sections(run: Path, out: Path) -> tuple[list[Section], Missing]:
         "One dot per seed, a bar at the mean.",
     )
     sections = [Section("Methods", result)]
-    pictures = sorted(p for p in run.glob("*.png") if p.name != DRAWN)
+    pictures = sorted(p for p in run.glob("[!.]*.png") if p.name != DRAWN)
     if pictures:
         shown = "".join(picture(p, alt_text(p), caption_of(p)) for p in pictures)
         sections.append(Section("Predictions", shown))
