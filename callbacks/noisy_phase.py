@@ -283,6 +283,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         _check_ranks_agree(trainer, self._optimizer)
         if self.shrink:
             self._shrink(trainer.lightning_module)
+        for parameter in trainer.lightning_module.parameters():
+            parameter.grad = None  # of weights without noise; a module may not zero them
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, self._before)
         self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])

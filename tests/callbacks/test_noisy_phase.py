@@ -50,6 +50,21 @@ def test_nothing_in_the_folder_tells_the_original_weights(tmp_path):
         assert original.encode() not in path.read_bytes()
 
 
+def test_no_gradient_of_the_noisy_phase_is_left_to_the_free_one(tmp_path):
+    """It is that of weights without noise, and a module need not zero its gradients."""
+
+    class Accumulates(Module):
+        def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+            pass
+
+        def on_train_batch_start(self, batch, index):
+            if self.trainer.global_step == STEPS:
+                assert all(parameter.grad is None for parameter in self.parameters())
+
+    fit(Accumulates(), tmp_path, GradientClipping(steps=STEPS))
+    assert content(tmp_path)["issued"]
+
+
 def test_a_compiled_network_works(tmp_path):
     fit(Module(torch.compile(network(norm=False), backend="eager")), tmp_path, GradientClipping(steps=STEPS))
     assert check_certificate(content(tmp_path)).steps == STEPS
