@@ -187,9 +187,10 @@ def released(folder):
     return (folder / "unlearned" / "weights.safetensors").exists()
 
 
+@pytest.mark.parametrize("view", ["coarse", "fine"])
 @pytest.mark.parametrize("operator", ["rewind", "retrain", "fine-tune"])
-def test_a_head_that_reads_forget_atoms_itself_is_refused(operator, tmp_path):
-    source = data("coarse")
+def test_a_head_that_reads_forget_atoms_itself_is_refused(operator, view, tmp_path):
+    source = data(view)
     make = {
         "rewind": lambda: Rewind(start(tmp_path / "0"), request=source.split),
         "retrain": Retrain,
