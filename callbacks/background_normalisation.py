@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..debiasing import background_mean, replace_background
+from ..whole_set import announce, why_partial
 from .debiased_input import DebiasedInput, Forward
 from .observation import Key, class_map, entry
 
@@ -75,12 +78,27 @@ class BackgroundNormalisation(DebiasedInput):
         # In order and to the last image: a shuffled loader that drops some would give other digits each time.
         every: DataLoader[Any] = DataLoader(loader.dataset, loader.batch_size or 1, collate_fn=loader.collate_fn)
         with torch.no_grad():
-            self.background = background_mean(map(self._pair, every)).to(module.device)
+            shown = self._announced(trainer, module, loader, every) if self._teaches(trainer) else every
+            self.background = background_mean(map(self._pair, shown)).to(module.device)
 
     def debiased(self, forward: Forward, image: Tensor, foreground: Tensor) -> Tensor:
         """Output for the image with the mean background."""
         assert self.background is not None
         return forward(replace_background(image, foreground, self.background))
+
+    def _teaches(self, trainer: Trainer) -> bool:
+        """Whether the mean enters weights; in a test it enters answers alone."""
+        return self.training and trainer.state.fn == TrainerFn.FITTING
+
+    @staticmethod
+    def _announced(
+        trainer: Trainer, module: LightningModule, loader: DataLoader[Any], every: DataLoader[Any]
+    ) -> Iterator[Any]:
+        if (why := why_partial(loader)) is not None:
+            raise MisconfigurationException(f"BackgroundNormalisation reads the whole training set, and {why}")
+        for batch in every:
+            announce(trainer, module, batch)
+            yield batch
 
     def _pair(self, batch: Any) -> tuple[Tensor, Tensor]:
         image: Tensor = entry(batch, self.image_key, "image_key")

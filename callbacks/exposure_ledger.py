@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, read_ledger
+from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, read_ledger
 from ..weights import state_digest
 from .atoms import AtomReader, Atoms, source_of
 from .fresh_start import Before, build_optimizers, check_known
@@ -33,7 +33,9 @@ class ExposureLedger(Callback):
     module sees them, in training and (as it steers schedules and the choice of checkpoints) in validation. Weights
     of unknown history count as exposed to everything.
 
-    Exact as far as batches are what reaches the weights: no ledger can see a file that a module reads on its own.
+    Exact as far as batches are what reaches the weights, and what is announced beside them, as modules of ours do that
+    read the whole training set (:func:`erode.whole_set.announce`): no ledger can see a file that a module reads on its
+    own. Weights that changed in a run without a batch or an announcement count as exposed to everything.
 
     Args:
         history: of the weights the module holds when the run begins. ``initialisation``: every layer is re-initialised
@@ -70,12 +72,13 @@ class ExposureLedger(Callback):
         self._parameters = ""
         self._resumed: Ledger | None = None
         self._recorder: Recorder | None = None
+        self._read_early: Exposure | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out what the weights were exposed to, before anything else touches them."""
         if stage != "fit":
             return
-        self._resumed, self._recorder = None, None
+        self._resumed, self._recorder, self._read_early = None, None, None
         self._start = self._history_of(trainer, pl_module)
         self._parameters = _parameters_digest(pl_module)
 
@@ -101,6 +104,8 @@ class ExposureLedger(Callback):
         """Start the account from the weights that training starts from."""
         history = self._history_now(trainer, pl_module)
         self._recorder = Recorder(history, pl_module, episode_of(trainer, source_of(self._reader)))
+        if self._read_early is not None:
+            self._recorder.read_beside(self._read_early)
         if history.exposure.unknown:
             rank_zero_warn(
                 "the history of these weights is unknown, so the ledger counts them as exposed to everything; give "
@@ -112,6 +117,14 @@ class ExposureLedger(Callback):
         assert self._recorder is not None
         exposure = self._reader(batch, getattr(trainer, "datamodule", None))
         self._recorder.before_batch(pl_module, exposure)
+
+    def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """Count what something reads of the training set beside the batches, also before the account begins."""
+        exposure = self._reader(batch, getattr(trainer, "datamodule", None))
+        if self._recorder is not None:
+            self._recorder.read_beside(exposure)
+        else:
+            self._read_early = exposure | (self._read_early or Exposure())
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

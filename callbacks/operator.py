@@ -263,6 +263,11 @@ class UnlearningOperator(Callback):
         if self._promises and not trainer.sanity_checking:
             self._ask_roles(batch)
 
+    def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """Refuse forget atoms also in what something reads of the training set beside the batches."""
+        if any(bool((role == Role.FORGET).any()) for role in roles_of(batch)):
+            raise self._forget_atoms_refused()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in the record that nothing was released, unless it was already; Lightning calls no ``teardown``."""
         try:

@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..requests.ledger import Exposure, Ledger, set_of, union
 from ..weights import state_digest
-from .first_batch import parameters_digest
 from .served import split_of
 
 
@@ -22,8 +21,10 @@ class Recorder:
     """Turns the ledger of the weights that a run starts from into that of the weights it holds now.
 
     A tensor that may have changed takes over what the run's batches held and what *any* tensor of the network was
-    exposed to before: its gradients came through all of them. A tensor has not changed if it is a parameter that never
-    required a gradient, or a buffer of no normalisation layer in training mode, *and* equals its start bit for bit.
+    exposed to before: its gradients came through all of them. A tensor has not changed if it equals its start bit for
+    bit *and*, as far as there were batches, is a parameter that never required a gradient, or a buffer of no
+    normalisation layer in training mode. What changed without a batch, and without anything read beside them that was
+    announced, learnt from nobody knows what: unknown.
 
     Args:
         history: ledger of the weights that the module holds.
@@ -48,10 +49,9 @@ class Recorder:
         self._episode = dict(episode)
         self._seen = Exposure()
         self._batches = 0
+        self._read = False
         self._touched: set[str] = set()
-        learning = self._learning(module)
-        self._start = {name: state_digest({"": t}) for name, t in state.items() if name not in learning}
-        self._parameters: str | None = parameters_digest(module)
+        self._start = {name: state_digest({"": t}) for name, t in state.items()}
 
     def before_batch(self, module: nn.Module, exposure: Exposure, training: bool = True) -> None:
         """Count a batch before the module sees it.
@@ -64,11 +64,19 @@ class Recorder:
         self._seen = self._seen | exposure
         if training:
             # Hooks of the module come after those of callbacks, and may have loaded weights since the account began.
-            if self._parameters is not None and self._parameters != parameters_digest(module):
+            if not self._batches and self._changed(tensors_of(module), set()):
                 self._history = Ledger.unknown(tensors_of(module))
-            self._parameters = None
             self._batches += 1
             self._touched |= self._learning(module)
+
+    def read_beside(self, exposure: Exposure) -> None:
+        """Count what was read of the training set beside its batches.
+
+        Args:
+            exposure: what that held.
+        """
+        self._seen = self._seen | exposure
+        self._read = True
 
     def ledger(self, state: Mapping[str, Tensor]) -> Ledger:
         """The ledger of the weights of this moment; in a distributed run every process has to ask.
@@ -76,13 +84,15 @@ class Recorder:
         Args:
             state: parameters and persistent buffers by name.
         """
-        seen = union(_gathered(self._seen))
+        seen, read = union(_gathered(self._seen)), any(_gathered(self._read))
         before = self._history.exposures
         if state.keys() != before.keys():
             return Ledger.unknown(state)  # another callback saves other tensors than the module holds
         touched = {name for names in _gathered(self._touched) for name in names}
-        touched |= {name for name, digest in self._start.items() if state_digest({"": state[name]}) != digest}
-        touched |= state.keys() - self._start.keys() if self._batches else set()
+        changed = self._changed(state, touched)
+        if changed and not (self._batches or read):
+            seen = seen | Exposure(unknown=True)
+        touched |= changed
         learnt = union([*set_of(before.values()), seen]) if touched else seen
         return Ledger(
             state_digest(state),
@@ -90,6 +100,11 @@ class Recorder:
             self._history.steps + self._batches,
             (*self._history.episodes, {**self._episode, "batches": self._batches, "held": seen.content()}),
         )
+
+    def _changed(self, state: Mapping[str, Tensor], known: set[str]) -> set[str]:
+        """Names of tensors, but for known ones, that no longer are what they were at the start."""
+        start = self._start.items()
+        return {n for n, d in start if n not in known and (n not in state or state_digest({"": state[n]}) != d)}
 
     @staticmethod
     def _learning(module: nn.Module) -> set[str]:

@@ -13,7 +13,7 @@ from ..masks import ForgetSplit, View
 from ..operators import OperatorCard
 from ..requests import Atoms as RequestedAtoms
 from ..requests import ForgetRequest, Found, find_unexposed
-from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Ledger, Level
+from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, Level
 from .atoms import AtomReader, Atoms, source_of
 from .exposure_ledger import ledger_in
 from .fresh_start import Before, build_optimizers
@@ -93,6 +93,7 @@ class Rewind(UnlearningOperator):
         self._found: Found | None = None
         self._loaded: Ledger | None = None
         self._recorder: Recorder | None = None
+        self._read_early: list[Exposure] = []
         self._release: Ledger | None = None
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
@@ -129,7 +130,7 @@ class Rewind(UnlearningOperator):
         saved = module.state_dict().keys()
         self._record["kept_buffers"] = [name for name, _ in module.named_buffers() if name not in saved]
         build_optimizers(trainer, Before.of(trainer))
-        self._recorder = Recorder(self._found.ledger, module, episode_of(trainer, source_of(self._reader)))
+        self._begin_account(trainer, module, self._found.ledger)
         self._found = Found(self._found.path, self._found.ledger, {}, self._found.proof)
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
@@ -149,7 +150,7 @@ class Rewind(UnlearningOperator):
                 f"{self.checkpoints}"
             )
         self._keep_statistics()
-        self._recorder = Recorder(self._loaded, module, episode_of(trainer, source_of(self._reader)))
+        self._begin_account(trainer, module, self._loaded)
 
     def lineage(self, module: LightningModule) -> Ledger | None:
         """The chosen checkpoint's."""
@@ -179,6 +180,16 @@ class Rewind(UnlearningOperator):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._count(trainer, pl_module, batch, training=True)
 
+    def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """Refuse atoms of the request in what something reads beside the batches, too; count the rest."""
+        super().on_read_beside(trainer, module, batch)
+        exposure = self._reader(batch, getattr(trainer, "datamodule", None))
+        if self._recorder is None:  # a callback ahead of this one reads before the request is known
+            self._read_early.append(exposure)
+            return
+        self._refuse(exposure, "training")
+        self._recorder.read_beside(exposure)
+
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -207,18 +218,27 @@ class Rewind(UnlearningOperator):
         """End the account."""
         super().teardown(trainer, pl_module, stage)
         self._recorder = self._found = self._loaded = self._release = None
+        self._read_early = []
 
     def _count(self, trainer: Trainer, module: LightningModule, batch: Any, training: bool) -> None:
         assert self._recorder is not None
-        assert self._wanted is not None
         exposure = self._reader(batch, getattr(trainer, "datamodule", None), training)
+        self._refuse(exposure, "training" if training else "validation")
+        self._recorder.before_batch(module, exposure, training)
+
+    def _begin_account(self, trainer: Trainer, module: LightningModule, history: Ledger) -> None:
+        self._recorder = Recorder(history, module, episode_of(trainer, source_of(self._reader)))
+        for exposure in self._read_early:
+            self._refuse(exposure, "training")
+            self._recorder.read_beside(exposure)
+
+    def _refuse(self, exposure: Exposure, loader: str) -> None:
+        assert self._wanted is not None
         why = exposure.why_exposed(self._wanted.limits)
         if why is not None:
             raise MisconfigurationException(
-                f"the {'training' if training else 'validation'} loader serves what has to be forgotten ({why}); leave "
-                "these images or labels out of it"
+                f"the {loader} loader serves what has to be forgotten ({why}); leave these images or labels out of it"
             )
-        self._recorder.before_batch(module, exposure, training)
 
     def _check_served(self, request: ForgetRequest, split: ForgetSplit) -> None:
         """What the retain view serves is known before the first batch."""

@@ -140,6 +140,9 @@ class EvaluationSampler(DistributedSampler[int]):
         [[0, 2], [1, -1]]
     """
 
+    serves_all = True
+    """Every image is in the share of some process (:func:`erode.whole_set.why_partial`)."""
+
     def __init__(
         self,
         dataset: Any,

@@ -17,6 +17,7 @@ from ..batch import Role
 from ..losses import soft_targets
 from ..ridge import Atoms, RidgeObjective, minimise
 from ..weights import load_weights, read_state, state_digest
+from ..whole_set import announce, why_partial
 from .frozen_features import FrozenFeatures
 from .segmentation import SegmentationModule
 
@@ -138,13 +139,15 @@ class PixelHead(SegmentationModule):
             The objective over all processes; each holds the features of its share of the images.
 
         Raises:
-            MisconfigurationException: for an encoder that could learn, a loader without a map-style data set, or
-                forget atoms.
+            MisconfigurationException: for an encoder that could learn, a loader without a map-style data set or one
+                that may leave out some of it, or forget atoms.
         """
         self._check_frozen()
         loader = self.trainer.train_dataloader
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
             raise MisconfigurationException("PixelHead reads one DataLoader over a data set with an index; give one")
+        if (why := why_partial(loader)) is not None:
+            raise MisconfigurationException(f"PixelHead reads the whole data set, and {why}")
         size = len(loader.dataset)  # type: ignore[arg-type]  # Dataset declares no __len__
         if batch_size is not None and batch_size > size:
             raise ValueError(f"batch_size = {batch_size} is more than the {size} images; lower it")
@@ -172,6 +175,7 @@ class PixelHead(SegmentationModule):
                     "the training loader still serves forget atoms; serve the view 'retain' instead "
                     "(MaskDataModule.serve)"
                 )
+            announce(self.trainer, self, batch)
             parts.append(self._atoms(batch))
         return Atoms(*(torch.cat(column).to(_device(self)) for column in zip(*parts, strict=True)))
 

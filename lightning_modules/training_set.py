@@ -1,4 +1,4 @@
-"""One pass over the training images, in order, whatever the sampler and the number of processes."""
+"""One pass over the training images, in order, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..objectives import TrainingSet
+from ..whole_set import announce, why_partial
 
 
 def read_training_set(
@@ -20,7 +21,8 @@ def read_training_set(
 ) -> TrainingSet:
     """Labels, flags and, if asked for, predictions of all images that the training loader draws from.
 
-    Each process reads its share of the images, without the augmentation that a DataModule applies to batches.
+    Each process reads its share of the images, without the augmentation that a DataModule applies to batches, and
+    announces it (:func:`erode.whole_set.announce`).
 
     Args:
         trainer: in the middle of a fit.
@@ -29,13 +31,15 @@ def read_training_set(
 
     Raises:
         MisconfigurationException: if training does not draw from one DataLoader over a map-style data set whose
-            items hold ``id``, ``label`` and ``flag``.
+            items hold ``id``, ``label`` and ``flag``, or if the loader may leave some of them out for good.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, DataLoader):
         raise MisconfigurationException(
             f"an image classifier learns from one DataLoader, got {type(loader).__name__}; serve one view of the data"
         )
+    if (why := why_partial(loader)) is not None:
+        raise MisconfigurationException(f"the objective counts the classes and flags of the whole data set, and {why}")
     size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or a sampler could not draw from it
     share = range(trainer.global_rank, size, trainer.world_size)
     whole: DataLoader[Any] = DataLoader(
@@ -45,6 +49,7 @@ def read_training_set(
     for batch in whole:
         if missing := {"id", "label", "flag"} - set(batch):
             raise MisconfigurationException(f"training batches lack {sorted(missing)}; see erode.batch")
+        announce(trainer, trainer.lightning_module, batch)
         device = trainer.strategy.root_device
         predicted = batch["label"] if classify is None else classify(batch["image"].to(device)).cpu()
         rows += zip(batch["id"], batch["label"].tolist(), batch["flag"].tolist(), predicted.tolist(), strict=True)

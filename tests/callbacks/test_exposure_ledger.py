@@ -100,7 +100,7 @@ def test_what_a_checkpoint_calls_unseen_can_be_anything(tmp_path):
 
 @pytest.mark.parametrize(
     ("view", "coarse", "fine"),
-    [(View.COARSE, FORGET, FORGET), (View.RETAIN, OUTSIDE, FOREGROUND), (View.FINE, FOREGROUND, FOREGROUND)],
+    [(View.COARSE, FORGET, FORGET), (View.RETAIN, OUTSIDE, FOREGROUND), (View.FINE, FORGET, FOREGROUND)],
 )
 def test_views_of_our_data(tmp_path, view, coarse, fine):
     data = SyntheticDermoscopy(

@@ -1,6 +1,7 @@
 """Exactness: what is released is a function of retained data and the anchor alone, bit for bit."""
 
 import json
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
@@ -16,8 +17,10 @@ from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, FlexibleUNet,
 from torch import nn
 from torch.utils.data import DataLoader
 
-from erode.callbacks import FineTune, Retrain
+from erode.callbacks import FineTune, GradientClipping, Retrain
 from erode.callbacks.retrain import reset_parameters, unresettable
+from erode.datamodules import SyntheticDermoscopy
+from erode.lightning_modules import SegmentationModule
 from erode.weights import save_weights, weights_digest
 
 NETWORKS = {
@@ -143,6 +146,17 @@ def test_validation_that_serves_forget_atoms_is_refused(tmp_path):
     )  # fmt: skip
     with pytest.raises(MisconfigurationException, match="validation steers the run"):
         trainer.fit(Validated(), batches(), DataLoader(items, batch_size=2))
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("operator", [Retrain, FineTune, partial(GradientClipping, steps=1)])
+def test_a_loader_of_fine_masks_by_hand_is_refused(operator, tmp_path):
+    """The ideal: what it says of coarse images is in no retained atom (theory §1). Without an operator it trains."""
+    data = SyntheticDermoscopy(train_images=8, size=32, fine_fraction=0.25, view="fine", batch_size=8, flips=False)
+    data.setup("fit")
+    fit(SegmentationModule(num_classes=data.num_classes), tmp_path, loader=data.train_dataloader(), max_steps=1)
+    with pytest.raises(MisconfigurationException, match="still serves forget atoms"):
+        fit(SegmentationModule(num_classes=data.num_classes), tmp_path, operator(), loader=data.train_dataloader())
     assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
 
 

@@ -87,7 +87,9 @@ def test_each_view_serves_what_theory_says(coarsening):
                 assert not bool(item["mask"].any())
             else:
                 assert torch.equal(item["mask"], mask)
-                assert bool((item["role"] == Role.RETAIN).all())
+                forgotten = (coarse > 0) & (name not in fine)
+                assert torch.equal(item["role"] == Role.FORGET, forgotten)
+                assert bool((item["role"][~forgotten] == Role.RETAIN).all())
                 assert bool((item["prior"] == NO_PRIOR).all())
 
 

@@ -22,7 +22,8 @@ class View(StrEnum):
     every coarse-foreground pixel of C, and the ring of F, which its fine mask calls background. The rest is
     RETAIN."""
     FINE = "fine"
-    """The ideal: fine masks everywhere, all RETAIN."""
+    """The ideal: fine masks everywhere. FORGET marks the inside of the coarse masks of C, about which D_r says nothing
+    but the class of the image: no operator trains on it. The rest is RETAIN."""
     FINE_SUBSET = "fine_subset"
     """Fine masks of F, all RETAIN; C is not served."""
     RETAIN = "retain"
@@ -101,6 +102,8 @@ def serve(
     if view is View.COARSE:
         role[corrected] = Role.FORGET
         return _labels(coarse, coarse, role, no_prior)
+    if not is_fine:  # FINE: the ideal knows more of C than D_r holds
+        role[inside] = Role.FORGET
     return _labels(fine, coarse, role, no_prior)
 
 

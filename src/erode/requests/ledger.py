@@ -36,7 +36,7 @@ class Level(IntEnum):
     FOREGROUND = 3
     """Foreground labels that were not marked FORGET: a fine mask."""
     FORGET = 4
-    """Labels marked FORGET: a coarse mask's foreground."""
+    """Labels marked FORGET: a coarse mask's foreground, or what a fine mask says of it on a coarse image."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""Reading the training set itself, beside the batches: no more of it than the loader serves, and before all eyes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
+
+
+def why_partial(loader: DataLoader[Any]) -> str | None:
+    """Why a loader may leave out images of its data set for good, in words with a remedy; None = it does not.
+
+    Who reads ``loader.dataset`` itself would read those too, although no batch ever holds them, and whatever is said of
+    batches (that they hold retained data, that they were counted) would not be true of them. Known to serve every image
+    sooner or later are torch's samplers over the whole data set: in order, at random without replacement, by weights
+    above 0, or shared out among processes; and samplers of a class with ``serves_all = True``. Anything else counts as
+    partial, and so does dropping the last batch of an order that never changes.
+
+    Args:
+        loader: over a data set with a length.
+
+    Example:
+        >>> why_partial(DataLoader(range(4), shuffle=True)) is None
+        True
+        >>> print(why_partial(DataLoader(range(4), sampler=torch.utils.data.SubsetRandomSampler([0, 1]))))
+        SubsetRandomSampler may leave out images of the data set for good; ...
+    """
+    size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or nobody could read it whole
+    batches = loader.batch_sampler
+    sampler = loader.sampler if batches is None else getattr(batches, "sampler", None)
+    why = None
+    if batches is not None and type(batches) is not BatchSampler:
+        why = type(batches).__name__
+    elif not _covers(sampler, size):
+        why = type(sampler).__name__
+    elif _tail(sampler, batches):
+        why = f"{type(sampler).__name__} with drop_last"
+    if why is None:
+        return None
+    return (
+        f"{why} may leave out images of the data set for good; choose images by torch.utils.data.Subset(dataset, "
+        "indices) instead, with shuffle=True or no sampler (and drop_last=False where the order is fixed)"
+    )
+
+
+def announce(trainer: Any, module: Any, batch: Any) -> None:
+    """Show images that were read beside the batches of training to every callback that asks for them.
+
+    Whoever reads the training set on its own account calls this with what it read, in the form of batches and before
+    it uses them: ledgers count them, operators refuse those that were to be forgotten.
+
+    Args:
+        trainer: whose callbacks with a method ``on_read_beside(trainer, module, batch)`` are called.
+        module: in training.
+        batch: as the loader would have collated it.
+    """
+    for callback in trainer.callbacks:
+        if callable(see := getattr(callback, "on_read_beside", None)):
+            see(trainer, module, batch)
+
+
+def _covers(sampler: Any, size: int) -> bool:
+    """Whether every index may be drawn."""
+    kind = type(sampler)
+    if kind is SequentialSampler:
+        return len(sampler.data_source) == size
+    if kind is RandomSampler:
+        return len(sampler.data_source) == size and not sampler.replacement and sampler.num_samples >= size
+    if kind is WeightedRandomSampler:
+        return len(sampler.weights) == size and bool((torch.as_tensor(sampler.weights) > 0).all())
+    if isinstance(sampler, DistributedSampler) and hasattr(sampler.dataset, "_sampler"):
+        return _covers(sampler.dataset._sampler, size)  # Lightning shares out what another sampler draws
+    return (kind is DistributedSampler or getattr(kind, "serves_all", False)) and len(sampler.dataset) == size
+
+
+def _tail(sampler: Any, batches: BatchSampler | None) -> bool:
+    """Whether the end of an order that never changes is dropped."""
+    if type(sampler) is SequentialSampler:
+        fixed, dropped = True, False
+    elif isinstance(sampler, DistributedSampler):
+        inner = getattr(sampler.dataset, "_sampler", None)
+        fixed = type(inner) is SequentialSampler if inner is not None else not sampler.shuffle
+        dropped = sampler.drop_last and len(sampler.dataset) % sampler.num_replicas > 0  # type: ignore[arg-type]
+    else:
+        return False
+    cut = batches is not None and batches.drop_last and len(sampler) % batches.batch_size > 0  # type: ignore[arg-type]
+    return fixed and (dropped or cut)

@@ -1,0 +1,102 @@
+"""Who reads the data set itself reads no image that the loader never serves: held against what loaders draw."""
+
+import pytest
+import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from erode.datamodules.dataset import EvaluationSampler
+from erode.whole_set import why_partial
+
+SIZE, EPOCHS = 10, 40
+DATA = torch.arange(SIZE)
+
+
+def drawn(loaders):
+    """Every image that the processes draw in many epochs; copies count as what they copy."""
+    seen = set()
+    for epoch in range(EPOCHS):
+        for loader in loaders:
+            if hasattr(loader.sampler, "set_epoch"):
+                loader.sampler.set_epoch(epoch)
+            seen |= {int(i) for batch in loader for i in torch.atleast_1d(batch)}
+    return seen
+
+
+def shared(sampler):
+    return [sampler(rank) for rank in range(2)]
+
+
+def of_two(kind, **options):
+    return shared(lambda rank: kind(DATA, num_replicas=2, rank=rank, **options))
+
+
+WHOLE = {
+    "in order": [DataLoader(DATA, 4)],
+    "shuffled": [DataLoader(DATA, 4, shuffle=True, drop_last=True)],
+    "one by one": [DataLoader(DATA, batch_size=None, shuffle=True)],
+    "in batches": [DataLoader(DATA, batch_sampler=BatchSampler(RandomSampler(DATA), 4, drop_last=True))],
+    "by class": [DataLoader(DATA, 4, sampler=WeightedRandomSampler([0.5] * 5 + [1.0] * 5, SIZE))],
+    "dropped nothing": [DataLoader(DATA, 5, drop_last=True)],
+    "shared": [DataLoader(DATA, 4, sampler=s) for s in of_two(DistributedSampler, shuffle=False)],
+    "shared and shuffled": [DataLoader(DATA, 4, sampler=s, drop_last=True) for s in of_two(DistributedSampler)],
+    "ours": [DataLoader(DATA, 4, sampler=s) for s in of_two(EvaluationSampler)],
+    "shared by Lightning": [
+        DataLoader(DATA, 4, sampler=DistributedSamplerWrapper(
+            WeightedRandomSampler([1.0] * SIZE, SIZE), num_replicas=2, rank=0))
+    ],
+}  # fmt: skip
+
+
+class First(SequentialSampler):
+    """A class of its own."""
+
+    def __iter__(self):
+        return iter(range(SIZE - 1))
+
+
+PARTIAL = {
+    "subset": DataLoader(DATA, 4, sampler=SubsetRandomSampler(range(SIZE - 1))),
+    "list": DataLoader(DATA, 4, sampler=list(range(SIZE - 1))),
+    "shorter": DataLoader(DATA, 4, sampler=RandomSampler(range(SIZE - 1))),
+    "shorter, in order": DataLoader(DATA, 4, sampler=SequentialSampler(range(SIZE - 1))),
+    "own class": DataLoader(DATA, 4, sampler=First(DATA)),
+    "weight 0": DataLoader(DATA, 4, sampler=WeightedRandomSampler([1.0] * (SIZE - 1) + [0.0], SIZE)),
+    "in batches": DataLoader(DATA, batch_sampler=BatchSampler(SubsetRandomSampler(range(SIZE - 1)), 4, False)),
+    "batches of one's own": DataLoader(DATA, batch_sampler=[[0, 1], [2, 3]]),
+    "end dropped": DataLoader(DATA, 3, drop_last=True),
+    "end of a share dropped": DataLoader(
+        DATA, 3, drop_last=True, sampler=DistributedSampler(DATA, num_replicas=2, rank=0, shuffle=False)),
+    "share of a subset": DataLoader(
+        DATA, 4, sampler=DistributedSampler(DATA[: SIZE - 1], num_replicas=1, rank=0)),
+    "shared by Lightning": DataLoader(DATA, 4, sampler=DistributedSamplerWrapper(
+        SubsetRandomSampler(range(SIZE - 1)), num_replicas=1, rank=0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_passes_draws_every_image_in_the_long_run(name):
+    torch.manual_seed(0)
+    assert [why_partial(loader) for loader in WHOLE[name]] == [None] * len(WHOLE[name])
+    if name == "ours":  # a copy of image i has the index -1 - i, which a tensor reads from its end
+        return
+    assert drawn(WHOLE[name]) == set(range(SIZE)) or name == "shared by Lightning"
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_what_leaves_an_image_out_for_good_does_not_pass(name):
+    assert drawn([PARTIAL[name]]) < set(range(SIZE))
+    assert "torch.utils.data.Subset" in why_partial(PARTIAL[name])
+
+
+def test_random_with_replacement_is_left_to_its_owner():
+    """It would do, but then what is counted once here is drawn several times or never."""
+    assert why_partial(DataLoader(DATA, 4, sampler=RandomSampler(DATA, replacement=True))).startswith("RandomSampler")
