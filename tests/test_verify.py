@@ -1,6 +1,7 @@
 """A certificate: what it says is recomputed, and each field that is bent is noticed."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -175,6 +176,19 @@ def test_epsilon_follows_from_a_sigma_given_by_hand():
     content = made(weak, epsilon=None)
     check_certificate(content)
     assert content["claim"]["epsilon"] == pytest.approx(weak.epsilon(1e-7))
+
+
+def test_no_number_in_words_promises_more_than_the_claim(tmp_path, capsys):
+    """σ by hand gives an ε of many digits; a nearest one of six lies below it in half of the cases."""
+    for step in range(60):
+        made_by_hand = OutputPerturbationMechanism(reference="noise", radius=0.1, sigma=0.1 + 0.001 * step)
+        content = made(made_by_hand, epsilon=None)
+        verify(save_certificate(content, tmp_path / "certificate.json"))
+        printed = re.findall(r"(?:ε|sigma|mu) = ([\d.e+-]*\d)", capsys.readouterr().out)
+        epsilon, sigma, mu = map(float, printed)
+        assert epsilon >= content["claim"]["epsilon"]
+        assert sigma <= made_by_hand.sigma
+        assert mu >= made_by_hand.mu()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .accounting import rounded_down, rounded_up
 from .certificate import (
     ASSUMPTIONS,
     CHECKPOINT_KEY,
@@ -68,8 +69,8 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
         _check_weights(content, Path(weights))
     print(
         f"{content['guarantee']}\n"
-        f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {checked.sigma:.6g} on "
-        f"{content['exposed']['d']} parameters, mu = {content['claim']['mu']:.6g}; "
+        f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {rounded_down(checked.sigma)} on "
+        f"{content['exposed']['d']} parameters, mu = {rounded_up(content['claim']['mu'])}; "
         + ("weights belong to it" if weights is not None else "weights not given, so not checked")
     )
 
@@ -147,7 +148,7 @@ def _check_claim(claim: Content, target: Target, made: Mechanism) -> None:
     if target.epsilon is not None:
         reached = made.epsilon(target.delta)
         enough = reached <= target.epsilon * (1 + _TOLERANCE)
-        _require(enough, "mechanism.sigma", f"gives epsilon = {reached:.6g}, not the {target.epsilon:.6g} asked for")
+        _require(enough, "mechanism.sigma", f"gives epsilon = {reached}, not the {target.epsilon} asked for")
     _require(len(claim["curve"]) == len(recomputed["curve"]), "claim.curve", "has another number of points")
     for point, expected in zip(claim["curve"], recomputed["curve"], strict=True):
         _close_all(point, expected, "claim.curve")
