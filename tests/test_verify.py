@@ -1,6 +1,7 @@
 """A certificate: what it says is recomputed, and each field that is bent is noticed."""
 
 import copy
+import json
 import re
 
 import pytest
@@ -209,6 +210,27 @@ def test_weights_of_another_shape_are_noticed(tmp_path):
     path = save_certificate(made(MECHANISMS["gradient clipping"], weights), tmp_path / "certificate.json")
     with pytest.raises(VerificationError, match=r"exposed\.parameters\.head\.bias"):
         verify(path, weights)
+
+
+def test_a_certificate_that_says_two_things_is_refused(tmp_path):
+    """A reader sees the first guarantee, a program takes the last."""
+    content = made(MECHANISMS["gradient clipping"])
+    text = json.dumps(content)
+    first = json.dumps(content["guarantee"].replace("ε = 1,", "ε = 0.1,"))
+    path = tmp_path / "certificate.json"
+    path.write_text(f'{{"guarantee": {first}, {text[1:]}')
+    with pytest.raises(VerificationError, match="the name 'guarantee' is given twice"):
+        verify(path)
+
+
+def test_true_is_no_number():
+    """It counts as 1 in every sum."""
+    content = made(OutputPerturbationMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=1.0))
+    for section, name in (("target", "epsilon"), ("mechanism", "radius"), ("mechanism", "steps"), ("account", "steps")):
+        assert content[section][name] == 1
+        with pytest.raises(VerificationError, match="no number") as error:
+            check_certificate(sealed({**content, section: {**content[section], name: True}}))
+        assert error.value.field == f"{section}.{name}"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": "erode-certificate/3"}', '{"schema": 2}'])

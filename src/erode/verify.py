@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -23,7 +22,7 @@ from .certificate import (
     file_digest,
     sentence,
 )
-from .files import digest_of
+from .files import digest_of, parse_json
 from .mechanisms import Mechanism, mechanism
 from .weights import read_state, state_digest
 
@@ -42,6 +41,9 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "software": ("erode", "torch", "python"),
 }  # fmt: skip
 """Fields of each section; "" is the certificate itself."""
+
+_TRUTHS = ("issued", "reproducible")
+"""Fields that say yes or no."""
 
 _TOLERANCE = 1e-9
 """Relative difference that platforms may round apart."""
@@ -102,6 +104,7 @@ def _check(content: Content) -> Mechanism:
         if section == "claim" and part is None:
             continue
         _require(set(part) == set(names), section or "fields", f"has {sorted(part)}, expected {sorted(names)}")
+    _require_no_truth_values(content)
     stated = {name: value for name, value in content.items() if name != "digest"}
     _require(digest_of(stated) == content["digest"], "digest", "differs: the certificate was edited")
     _require(content["reproducible"] is False, "reproducible", "the noise came from a known seed, for debugging")
@@ -179,7 +182,7 @@ def _read(path: Path) -> Content:
         if path.suffix == ".ckpt":
             content = torch.load(path, map_location="cpu", weights_only=True).get(CHECKPOINT_KEY)
         else:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
     except Exception as error:
         raise VerificationError("", f"{path} is no readable certificate: {error}") from error
     _require(isinstance(content, dict), "", f"{path} is no certificate")
@@ -189,6 +192,14 @@ def _read(path: Path) -> Content:
 def _require(holds: bool, field: str, why: str) -> None:
     if not holds:
         raise VerificationError(field, why)
+
+
+def _require_no_truth_values(part: Any, field: str = "") -> None:
+    """Refuse true where a number belongs, as it would count as 1."""
+    _require(not isinstance(part, bool) or field in _TRUTHS, field, f"is {part}, which is no number and no text")
+    entries = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, (list, tuple)) else ()
+    for name, value in entries:
+        _require_no_truth_values(value, f"{field}.{name}" if field else str(name))
 
 
 def _close(found: float, expected: float, field: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..callbacks.retrain import reset_parameters
 from ..datamodules import MaskDataModule
-from ..files import fresh_folder, write_json, write_text
+from ..files import fresh_folder, parse_json, write_json, write_text
 from ..forget_atoms import loss_attack
 from ..metrics import SliceCounts, certified_interval, layer_distances, pixel_indistinguishability
 from ..pictures import save_figure
@@ -203,7 +202,7 @@ def _layers(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
 def _certified(weights: Path, views: Sequence[HeldOut]) -> dict[str, Any] | None:
     """What the certificate beside the weights says of S_global of its reference; None without one, or artefacts."""
     path = weights.parent / "certificate.json"
-    claim = json.loads(path.read_text(encoding="utf-8"))["claim"] if path.exists() else None
+    claim = parse_json(path.read_text(encoding="utf-8"))["claim"] if path.exists() else None
     slices = next(view.slices for view in views if view.subject.name == "unlearnt").compute()
     if claim is None or not int(slices["images"]):
         return None
