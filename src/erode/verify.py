@@ -75,6 +75,11 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
         f"{content['exposed']['d']} parameters, mu = {rounded_up(content['claim']['mu'])}; "
         + ("weights belong to it" if weights is not None else "weights not given, so not checked")
     )
+    if any(path is not None and Path(path).suffix == ".ckpt" for path in (certificate, weights)):
+        print(
+            "this speaks of the weights in the checkpoint only, not of what optimiser, callbacks and loops left in it; "
+            "release weights.safetensors"
+        )
 
 
 def check_certificate(content: Content) -> Mechanism:
