@@ -214,7 +214,7 @@ class SpuriousInformationMonitor(Callback):
             numbers = ("seconds", *self.names)
             rows = [{**row, "step": int(row["step"]), **{name: float(row[name]) for name in numbers}} for row in reader]
         upto = min(self._went_on_at, step - 1)
-        return [row for row in rows if row["step"] <= upto or row["weights"] == "original"]
+        return [row for row in rows if int(row["step"]) <= upto or row["weights"] == "original"]
 
     def _panels(self) -> list[Panel]:
         panels = [("overlap with the fine mask", "Dice", {"lesion": "dice_lesion", "class mean": "dice_class"})]
