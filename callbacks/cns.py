@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from ..accounting import Reference
+from ..accounting import Reference, rounded_up
 from ..accounting._checks import check_non_negative, check_positive, check_steps
 from ..certificate import Target
 from ..curvature import extreme_eigenvalue, flatten, lissa, unflatten
@@ -193,7 +193,7 @@ class CNS(NoisyPhase):
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """State by what it is certified."""
         distance = self.mechanism.initial_distance()
-        return {**super().finish(trainer, module), "certified_by": f"the diameter of the ball: {distance:g}"}
+        return {**super().finish(trainer, module), "certified_by": f"the diameter of the ball: {rounded_up(distance)}"}
 
     def _curvature(self, loss: RetainedLoss, weights: Sequence[nn.Parameter]) -> tuple[float, float]:
         """Smallest and largest eigenvalue of the Hessian on the first batches, without ridge."""

@@ -41,7 +41,8 @@ def forget_noisy_phase(trainer: Trainer) -> None:
             if callback.best_model_path:
                 rank_zero_warn(
                     f"{callback.best_model_path} is of the noisy phase, when weights hold less noise than certified: "
-                    "it must not leave, and the next checkpoint replaces it; release weights.safetensors"
+                    "it must not leave, and the next checkpoint replaces it; release weights.safetensors alone: a "
+                    "checkpoint also holds what other callbacks and the loops kept, which no certificate covers"
                 )
             callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
             callback.kth_value = worst

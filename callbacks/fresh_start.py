@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .refusals import check_communication
+
 
 class Before(NamedTuple):
     """Optimisers and schedulers that a run began with."""
@@ -56,9 +58,11 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
     """Refuse values that neither re-initialisation nor noise nor the released file would reach.
 
     Raises:
-        MisconfigurationException: for parameters outside of ``state_dict``, what else it adds, parameters that an
-            optimiser has and the module has not, networks in plain lists or dicts, and layers with extra state.
+        MisconfigurationException: for hooks between the gradients of processes, parameters outside of ``state_dict``,
+            what else it adds, parameters that an optimiser has and the module has not, networks in plain lists or
+            dicts, and layers with extra state.
     """
+    check_communication(trainer, operator)
     saved = module.state_dict()
     named = dict(module.named_parameters())
     known = {name for name, _ in module.named_parameters(remove_duplicate=False)}

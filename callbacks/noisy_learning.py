@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ..files import write_json
+from ..accounting._checks import check_non_negative
+from ..files import parse_json, write_json
 from ..mechanisms import NoisySGDMechanism
 from ..ridge import RidgeHead, noisy_sgd
 from ..weights import state_digest
@@ -52,6 +52,9 @@ class Process:
     weights: str
     images: list[int]
 
+    def __post_init__(self) -> None:
+        check_non_negative(carried=self.carried, sigma=self.sigma)
+
     @classmethod
     def load(cls, path: str | Path) -> Process:
         """Read what :meth:`save` wrote.
@@ -60,13 +63,13 @@ class Process:
             ValueError: for another file.
         """
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(**parse_json(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ValueError(
                 f"there is no {path}: NoisyLearning and ProjectedNoisySGD write it unless the head was trained on "
                 "after them (min_steps, min_epochs); without it give learned=None, which counts the whole ball"
             ) from None
-        except (OSError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no {FILE} of a NoisyLearning or ProjectedNoisySGD run: {error}") from error
 
     def save(self, folder: Path) -> Path:

@@ -65,6 +65,7 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
             f"{type(trainer.strategy).__name__} is not supported by {operator}: sharded weights would need noise and "
             "norms of their own; use one device or strategy='ddp'"
         )
+    check_communication(trainer, operator)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
         for kind, why in CHANGE_WEIGHTS.items():
             if isinstance(callback, kind):
@@ -77,6 +78,25 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
             f"{operator} needs {steps} optimiser steps, this run takes {trainer.estimated_stepping_batches}; "
             "raise max_steps or max_epochs, or lower the operator's steps"
         )
+
+
+def check_communication(trainer: Trainer, operator: str) -> None:
+    """Refuse hooks between the gradients of processes: some keep what they left out, and add it to a later step.
+
+    Raises:
+        MisconfigurationException: naming the hook or its state.
+    """
+    strategy = trainer.strategy
+    given = [getattr(strategy, f"_ddp_comm_{name}", None) for name in ("hook", "state")]
+    given += [hook for hook, _ in getattr(strategy.model, "_comm_hooks", ())]  # registered on the wrapped module
+    for one in given:
+        if one is not None:
+            name = getattr(one, "__name__", type(one).__name__)
+            raise MisconfigurationException(
+                f"{name} stands between the gradients of the processes and may add those of earlier batches "
+                f"(PowerSGD's error feedback does), which {operator} cannot answer for; leave out ddp_comm_hook and "
+                "ddp_comm_state of DDPStrategy: the plain mean over processes remembers nothing"
+            )
 
 
 def manual(module: Module, operator: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Collection, Mapping
@@ -15,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from .._version import __version__
-from ..files import write_json
+from ..files import parse_json, write_json
 from ..weights import save_weights, weights_digest
 from .served import split_of
 
@@ -25,7 +24,7 @@ RECORD_NAME = "unlearning.json"
 def holds_release(folder: Path) -> bool:
     """Whether a run has released weights into a folder; one that was cut short left a record that says so."""
     record = folder / RECORD_NAME
-    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["completed"] is True
+    return record.exists() and parse_json(record.read_text(encoding="utf-8"))["completed"] is True
 
 
 def release(

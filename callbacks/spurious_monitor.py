@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..files import write_atomically
 from ..metrics import GlobalSpuriousInformation, SegmentationDice, SpuriousLeakage
+from ..operators import OperatorCard
 from ..pictures import Panel, curves_figure, save_figure
 from .observation import Key, Weights, class_map, entry, initial_weights, predict, run_folder
 
@@ -40,6 +41,10 @@ class SpuriousInformationMonitor(Callback):
     Logs ``spurious/s_global`` [nats per image], ``spurious/leakage`` and ``spurious/gap`` (any class, rates),
     ``spurious/dice_lesion`` and ``spurious/dice_class``, never one without the others (theory §7.2), and
     leaves ``spurious_information.csv`` and ``spurious_information.png`` in the folder of the run.
+
+    Checkpoints carry the table, so that a resumed run goes on with it; but not beside an operator that promises
+    something: what was measured of the original weights, or before all noise, must not leave with those after it. Such
+    a run goes on with the file in its folder, where there is one.
 
     States are sums over processes. Lightning's own distributed sampler repeats images to fill the last batch;
     they count once only if ``counted_key`` says which they are, as our DataModules do.
@@ -79,18 +84,30 @@ class SpuriousInformationMonitor(Callback):
         self._original: Weights | None = None
         self._measures = {weights: _Measures(num_classes, artefact_key is not None) for weights in WEIGHTS}
         self._folder = Path()
+        self._promised = self._resumed = False
+        self._went_on_at = 0
         self._started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep the original weights until they are measured; operators change them only later."""
         if stage == "fit":
-            self.rows = []
+            self.rows, self._resumed = [], False
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            self._promised = any(_promises(callback) for callback in callbacks)
             self._original = initial_weights(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.monotonic()
         self._folder = run_folder(trainer)
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where a resumed run goes on; its step is known from here."""
+        self._went_on_at = trainer.global_step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same, without a sanity check."""
+        self._went_on_at = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from empty tables, on the module's device."""
@@ -128,6 +145,8 @@ class SpuriousInformationMonitor(Callback):
         if not _covers_all(trainer):
             return
         fitting = trainer.state.fn == TrainerFn.FITTING
+        if fitting and self._resumed and not self.rows:
+            self.rows = self._left_by_the_first_part(trainer.global_step)
         if fitting and self._original is not None:
             self._add(0, "original")
             self._original = None
@@ -154,13 +173,13 @@ class SpuriousInformationMonitor(Callback):
             save_figure(curves_figure(self._panels(), NOTE), self._folder / "spurious_information.png")
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, so that a resumed run goes on with the same table."""
-        return {"rows": self.rows}
+        """The rows so far, so that a resumed run goes on with the same table; none where a promise would cover them."""
+        return {"rows": [] if self._promised else self.rows, "measured": self._original is None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the table of a run that was cut short, its original weights measured already."""
-        self.rows = list(state_dict["rows"])
-        if self.rows:
+        self.rows, self._resumed = [] if self._promised else list(state_dict["rows"]), True
+        if state_dict["rows"] or state_dict.get("measured", False):
             self._original = None
 
     def _add(
@@ -182,6 +201,20 @@ class SpuriousInformationMonitor(Callback):
             writer = csv.DictWriter(file, ["step", "seconds", "weights", *self.names])
             writer.writeheader()
             writer.writerows(self.rows)
+
+    def _left_by_the_first_part(self, step: int) -> list[Row]:
+        """Rows of the file in the folder up to where the run goes on, and before a step that is measured again."""
+        path = self._folder / "spurious_information.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != ["step", "seconds", "weights", *self.names]:
+                return []
+            numbers = ("seconds", *self.names)
+            rows = [{**row, "step": int(row["step"]), **{name: float(row[name]) for name in numbers}} for row in reader]
+        upto = min(self._went_on_at, step - 1)
+        return [row for row in rows if int(row["step"]) <= upto or row["weights"] == "original"]
 
     def _panels(self) -> list[Panel]:
         panels = [("overlap with the fine mask", "Dice", {"lesion": "dice_lesion", "class mean": "dice_class"})]
@@ -244,3 +277,9 @@ class _Measures(nn.Module):
 def _covers_all(trainer: Trainer) -> bool:
     """Whether this validation sees the whole (first) validation loader: the sanity check often does not."""
     return not trainer.sanity_checking or trainer.num_sanity_val_batches[0] == trainer.num_val_batches[0]
+
+
+def _promises(callback: object) -> bool:
+    """Whether it is an operator that releases something exact or certified."""
+    card = getattr(callback, "card", None)
+    return isinstance(card, OperatorCard) and card.guarantee != "approximate"

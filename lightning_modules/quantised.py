@@ -16,7 +16,7 @@ from ..operators import OperatorCard
 from ..weights import weights_digest
 from .per_sample import fingerprint, samples_of
 from .randomness import generator_states
-from .refusals import check_data, check_module, check_trainer, check_tuners
+from .refusals import check_data, check_module, check_trainer, check_transfer, check_tuners
 from .segmentation import SegmentationModule
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
@@ -124,6 +124,7 @@ class QuantisedTraining(LightningModule):
             )
         check_trainer(self.trainer)
         check_module(self)
+        check_transfer(self, getattr(self.trainer, "datamodule", None))
         self.budgets = self._data = None
         self._setup_checked = True
         self._first_buffers = {name: buffer.detach().clone() for name, buffer in self.named_buffers()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder
 from monai.data.utils import list_data_collate
 from torch import nn
@@ -19,6 +19,13 @@ from torch.utils.data import (
     SequentialSampler,
     default_collate,
 )
+
+from ..objectives import ClassificationObjective
+
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Of modules and DataModules; they are given whole batches."""
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def check_trainer(trainer: Trainer) -> None:
@@ -62,12 +69,18 @@ def check_tuners(trainer: Trainer) -> None:
 
 
 def check_module(module: LightningModule) -> None:
-    """Refuse layers in which samples meet, or that draw random numbers.
+    """Refuse layers and objectives in which samples meet, or that draw random numbers.
 
     Raises:
         MisconfigurationException: naming the first.
     """
     for name, layer in module.named_modules():
+        if isinstance(layer, ClassificationObjective) and _remembers(layer):
+            raise MisconfigurationException(
+                f"{name} is {type(layer).__name__}, by which the gradient of a sample depends on the others (their "
+                "groups, their losses, or which of them were misclassified), so no budget counts what removing one "
+                "does; take an objective that weighs each image by itself, such as ERM"
+            )
         if isinstance(layer, _NormBase) and layer.track_running_stats:
             raise MisconfigurationException(
                 f"{name} keeps running statistics, which depend on every sample; use instance, group or layer "
@@ -77,6 +90,24 @@ def check_module(module: LightningModule) -> None:
             raise MisconfigurationException(
                 f"{name} draws random numbers in an order that the samples decide; set its rate to 0"
             )
+
+
+def check_transfer(module: LightningModule, data: LightningDataModule | None) -> None:
+    """Refuse hooks that may change whole batches before they are taken apart; those of this package mirror only.
+
+    Raises:
+        MisconfigurationException: naming the first.
+    """
+    for owner, own in ((module, LightningModule), (data, LightningDataModule)):
+        for name in TRANSFER_HOOKS if owner is not None else ():
+            hook = getattr(owner, name)
+            function = getattr(hook, "__func__", hook)
+            if function is not getattr(own, name) and not function.__module__.startswith(f"{_PACKAGE}."):
+                raise MisconfigurationException(
+                    f"{type(owner).__name__} has {name} of its own, which is given whole batches, so a sample may "
+                    "depend on the others there (a mean over the batch does); do it in the data set, for each sample "
+                    "by itself"
+                )
 
 
 def check_data(trainer: Trainer) -> int:
@@ -116,3 +147,9 @@ def check_data(trainer: Trainer) -> int:
             "never; leave some out by hand, or use another number of processes: the weights are the same"
         )
     return size
+
+
+def _remembers(objective: ClassificationObjective) -> bool:
+    """Whether it looks at the training set, or learns on the way, by which samples meet."""
+    learns = type(objective).progress is not ClassificationObjective.progress
+    return learns or objective.asks_for_groups or objective.stage_end is not None

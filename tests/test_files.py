@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from erode.files import digest_of, fresh_folder, write_atomically, write_json
+from erode.files import digest_of, fresh_folder, parse_json, write_atomically, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -36,3 +36,16 @@ def test_fresh_folders_never_repeat(tmp_path):
     second = fresh_folder(tmp_path / "runs", "fit")
     assert (first.name, second.name) == ("fit-0", "fit-1")
     assert (first / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "\\u0061": 2}}]', '{"a": NaN}', '{"a": -Infinity}', "{"]
+)
+def test_json_of_which_readers_could_take_different_things_is_refused(text):
+    with pytest.raises(ValueError, match=r"given twice|is no number of JSON|Expecting"):
+        parse_json(text)
+
+
+def test_other_json_is_read_as_json_reads_it():
+    text = '{"a": [1, 2.5, null, true, "x"], "b": {"a": {}}}'
+    assert parse_json(text) == json.loads(text)

@@ -13,6 +13,7 @@ from erode.mechanisms import (
     CNSMechanism,
     GradientClippingMechanism,
     ModelClippingMechanism,
+    NoisySGDMechanism,
     OutputPerturbationMechanism,
     mechanism,
     published_sensitivity,
@@ -206,3 +207,15 @@ def test_a_newton_step_from_the_anchor_may_end_anywhere_in_the_ball():
 def test_a_decay_away_from_the_anchor_is_refused():
     with pytest.raises(ValueError, match="weight_decay must be a finite number >= 0"):
         GradientClippingMechanism(reference="anchor", radius=1.0, sigma=1.0, steps=2, **{**STEP, "weight_decay": -1.0})
+
+
+@pytest.mark.parametrize("carried", [-1e-12, -0.3, float("nan"), float("inf")])
+def test_noisy_sgd_carries_no_distance_that_is_below_zero_or_not_finite(carried):
+    """It is added to what the process leaves, which would hide a negative one and lower the noise."""
+    constants = {
+        "reference": "retrained", "learning_rate": 0.5, "ridge": 0.01, "batches": 5, "batch_size": 10, "changed": 1,
+        "trained_epochs": 20, "start": 0.5, "steps": 5,
+    }  # fmt: skip
+    assert NoisySGDMechanism.calibrated(1.0, 1e-7, carried=0.0, **constants).initial_distance() > 0.3
+    with pytest.raises(ValueError, match="carried must be a finite number >= 0"):
+        NoisySGDMechanism.calibrated(1.0, 1e-7, carried=carried, **constants)

@@ -1,6 +1,8 @@
 """A certificate: what it says is recomputed, and each field that is bent is noticed."""
 
 import copy
+import json
+import re
 
 import pytest
 import torch
@@ -177,6 +179,19 @@ def test_epsilon_follows_from_a_sigma_given_by_hand():
     assert content["claim"]["epsilon"] == pytest.approx(weak.epsilon(1e-7))
 
 
+def test_no_number_in_words_promises_more_than_the_claim(tmp_path, capsys):
+    """σ by hand gives an ε of many digits; a nearest one of six lies below it in half of the cases."""
+    for step in range(60):
+        made_by_hand = OutputPerturbationMechanism(reference="noise", radius=0.1, sigma=0.1 + 0.001 * step)
+        content = made(made_by_hand, epsilon=None)
+        verify(save_certificate(content, tmp_path / "certificate.json"))
+        printed = re.findall(r"(?:ε|sigma|mu) = ([\d.e+-]*\d)", capsys.readouterr().out)
+        epsilon, sigma, mu = map(float, printed)
+        assert epsilon >= content["claim"]["epsilon"]
+        assert sigma <= made_by_hand.sigma
+        assert mu >= made_by_hand.mu()
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"), [({"why_not": "the run was cut short"}, "issued"), ({"reproducible": True}, "reproducible")]
 )
@@ -195,6 +210,27 @@ def test_weights_of_another_shape_are_noticed(tmp_path):
     path = save_certificate(made(MECHANISMS["gradient clipping"], weights), tmp_path / "certificate.json")
     with pytest.raises(VerificationError, match=r"exposed\.parameters\.head\.bias"):
         verify(path, weights)
+
+
+def test_a_certificate_that_says_two_things_is_refused(tmp_path):
+    """A reader sees the first guarantee, a program takes the last."""
+    content = made(MECHANISMS["gradient clipping"])
+    text = json.dumps(content)
+    first = json.dumps(content["guarantee"].replace("ε = 1,", "ε = 0.1,"))
+    path = tmp_path / "certificate.json"
+    path.write_text(f'{{"guarantee": {first}, {text[1:]}')
+    with pytest.raises(VerificationError, match="the name 'guarantee' is given twice"):
+        verify(path)
+
+
+def test_true_is_no_number():
+    """It counts as 1 in every sum."""
+    content = made(OutputPerturbationMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=1.0))
+    for section, name in (("target", "epsilon"), ("mechanism", "radius"), ("mechanism", "steps"), ("account", "steps")):
+        assert content[section][name] == 1
+        with pytest.raises(VerificationError, match="no number") as error:
+            check_certificate(sealed({**content, section: {**content[section], name: True}}))
+        assert error.value.field == f"{section}.{name}"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": "erode-certificate/3"}', '{"schema": 2}'])

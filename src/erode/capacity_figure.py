@@ -15,6 +15,7 @@ from .accounting import (
     deletion_capacity,
     newton_capacity_rate,
     privacy_capacity_rate,
+    rounded_up,
     softmax_excess_risk,
 )
 from .pictures import COLOURS, INK, new_figure
@@ -122,8 +123,8 @@ def capacity_figure(
         _line(right, grid, [head.bound(float(e), delta, at) for e in grid], colour, ":")
     for rate, style, _ in _RATES:
         _line(right, grid, [rate(float(e), delta, samples=at, **size) for e in grid], _GREY, style)
-    _frame(left, "n (images of the training set)", f"ε = {epsilon:g}, δ = {delta:g}")
-    _frame(right, "ε (no unit; smaller promises more)", f"n = {at:,}, δ = {delta:g}")
+    _frame(left, "n (images of the training set)", f"ε = {rounded_up(epsilon)}, δ = {rounded_up(delta)}")
+    _frame(right, "ε (no unit; smaller promises more)", f"n = {at:,}, δ = {rounded_up(delta)}")
     figure.suptitle(f"Deletion capacity of the Newton step, pixel head of d = {heads[0].parameters} parameters",
                     fontsize=11.5, color=INK)  # fmt: skip
     figure.legend(loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ._version import __version__
+from .accounting import rounded_up
 from .files import digest_of, write_json
 from .mechanisms import Mechanism
 
@@ -175,10 +176,11 @@ def claim_of(mechanism: Mechanism, target: Target) -> dict[str, Any]:
 
 
 def sentence(claim: Mapping[str, Any], mechanism: Mechanism) -> str:
-    """The guarantee in words."""
+    """The guarantee in words; its numbers are rounded up, or it would promise more than the claim."""
+    epsilon, delta = rounded_up(claim["epsilon"]), rounded_up(claim["delta"])
     return (
-        f"The released weights are (ε = {claim['epsilon']:.6g}, δ = {claim['delta']:.6g})-indistinguishable from those "
-        f"of a run that never saw the forget set: {REFERENCES[mechanism.reference]}."
+        f"The released weights are (ε = {epsilon}, δ = {delta})-indistinguishable from those of a run that never saw "
+        f"the forget set: {REFERENCES[mechanism.reference]}."
     )
 
 

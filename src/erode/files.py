@@ -50,6 +50,22 @@ def write_json(path: str | Path, content: Any) -> Path:
     return write_text(path, text)
 
 
+def parse_json(text: str) -> Any:
+    """Read JSON that says one thing to everyone.
+
+    Raises:
+        ValueError: if it is none, or an object gives a name twice (of which people read one and programs the other), or
+            a number is none.
+
+    Example:
+        >>> parse_json('{"epsilon": 0.1, "epsilon": 8}')
+        Traceback (most recent call last):
+        ...
+        ValueError: the name 'epsilon' is given twice
+    """
+    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+
+
 def digest_of(content: Any) -> str:
     """SHA-256 of the canonical JSON form (sorted keys, no spaces) of plain data.
 
@@ -79,6 +95,19 @@ def fresh_folder(parent: str | Path, name: str) -> Path:
             number += 1
         else:
             return folder
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"the name {name!r} is given twice")
+        content[name] = value
+    return content
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _umask() -> int:

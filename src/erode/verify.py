@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .accounting import rounded_down, rounded_up
 from .certificate import (
     ASSUMPTIONS,
     CHECKPOINT_KEY,
@@ -22,7 +22,7 @@ from .certificate import (
     file_digest,
     sentence,
 )
-from .files import digest_of
+from .files import digest_of, parse_json
 from .mechanisms import Mechanism, mechanism
 from .weights import read_state, state_digest
 
@@ -41,6 +41,9 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "software": ("erode", "torch", "python"),
 }  # fmt: skip
 """Fields of each section; "" is the certificate itself."""
+
+_TRUTHS = ("issued", "reproducible")
+"""Fields that say yes or no."""
 
 _TOLERANCE = 1e-9
 """Relative difference that platforms may round apart."""
@@ -68,10 +71,15 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
         _check_weights(content, Path(weights))
     print(
         f"{content['guarantee']}\n"
-        f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {checked.sigma:.6g} on "
-        f"{content['exposed']['d']} parameters, mu = {content['claim']['mu']:.6g}; "
+        f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {rounded_down(checked.sigma)} on "
+        f"{content['exposed']['d']} parameters, mu = {rounded_up(content['claim']['mu'])}; "
         + ("weights belong to it" if weights is not None else "weights not given, so not checked")
     )
+    if any(path is not None and Path(path).suffix == ".ckpt" for path in (certificate, weights)):
+        print(
+            "this speaks of the weights in the checkpoint only, not of what optimiser, callbacks and loops left in it; "
+            "release weights.safetensors"
+        )
 
 
 def check_certificate(content: Content) -> Mechanism:
@@ -101,6 +109,7 @@ def _check(content: Content) -> Mechanism:
         if section == "claim" and part is None:
             continue
         _require(set(part) == set(names), section or "fields", f"has {sorted(part)}, expected {sorted(names)}")
+    _require_no_truth_values(content)
     stated = {name: value for name, value in content.items() if name != "digest"}
     _require(digest_of(stated) == content["digest"], "digest", "differs: the certificate was edited")
     _require(content["reproducible"] is False, "reproducible", "the noise came from a known seed, for debugging")
@@ -147,7 +156,7 @@ def _check_claim(claim: Content, target: Target, made: Mechanism) -> None:
     if target.epsilon is not None:
         reached = made.epsilon(target.delta)
         enough = reached <= target.epsilon * (1 + _TOLERANCE)
-        _require(enough, "mechanism.sigma", f"gives epsilon = {reached:.6g}, not the {target.epsilon:.6g} asked for")
+        _require(enough, "mechanism.sigma", f"gives epsilon = {reached}, not the {target.epsilon} asked for")
     _require(len(claim["curve"]) == len(recomputed["curve"]), "claim.curve", "has another number of points")
     for point, expected in zip(claim["curve"], recomputed["curve"], strict=True):
         _close_all(point, expected, "claim.curve")
@@ -178,7 +187,7 @@ def _read(path: Path) -> Content:
         if path.suffix == ".ckpt":
             content = torch.load(path, map_location="cpu", weights_only=True).get(CHECKPOINT_KEY)
         else:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
     except Exception as error:
         raise VerificationError("", f"{path} is no readable certificate: {error}") from error
     _require(isinstance(content, dict), "", f"{path} is no certificate")
@@ -188,6 +197,14 @@ def _read(path: Path) -> Content:
 def _require(holds: bool, field: str, why: str) -> None:
     if not holds:
         raise VerificationError(field, why)
+
+
+def _require_no_truth_values(part: Any, field: str = "") -> None:
+    """Refuse true where a number belongs, as it would count as 1."""
+    _require(not isinstance(part, bool) or field in _TRUTHS, field, f"is {part}, which is no number and no text")
+    entries = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, (list, tuple)) else ()
+    for name, value in entries:
+        _require_no_truth_values(value, f"{field}.{name}" if field else str(name))
 
 
 def _close(found: float, expected: float, field: str) -> None:

@@ -91,5 +91,5 @@ def _tail(sampler: Any, batches: BatchSampler | None) -> bool:
         dropped = sampler.drop_last and len(sampler.dataset) % sampler.num_replicas > 0  # type: ignore[arg-type]
     else:
         return False
-    cut = batches is not None and batches.drop_last and len(sampler) % batches.batch_size > 0  # type: ignore[arg-type]
+    cut = batches is not None and batches.drop_last and len(sampler) % batches.batch_size > 0
     return fixed and (dropped or cut)

@@ -223,6 +223,10 @@ def test_requests_follow_one_another(module, tmp_path):
     assert not (tmp_path / "y" / "weights.safetensors").exists()
     with pytest.raises(ValueError, match="made with another radius"):
         ProjectedNoisySGD(changed=1, learned=file, **{**shared, "radius": 4.0})
+    for edited in ({"carried": -stored / 2}, {"carried": -1.0}):
+        (tmp_path / "edited.json").write_text(json.dumps(json.loads(file.read_text()) | edited))
+        with pytest.raises(ValueError, match="carried must be a finite number >= 0"):
+            ProjectedNoisySGD(changed=1, learned=tmp_path / "edited.json", **shared)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.0])

@@ -315,13 +315,14 @@ def test_another_buffer_that_follows_the_weights_is_refused(tmp_path):
     assert content(tmp_path)["issued"] is False
 
 
-def test_a_checkpoint_carries_its_own_certificate(tmp_path):
+def test_a_checkpoint_carries_its_own_certificate(tmp_path, capsys):
     """One of the noisy phase says that nothing is certified yet; one of the free phase is verified by itself."""
     checkpoints = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
     fit(Module(), tmp_path, GradientClipping(steps=STEPS), checkpoints, enable_checkpointing=True)
     with pytest.raises(VerificationError, match="ended after 3 of 5 certified steps"):
         verify(tmp_path / "step=3.ckpt")
     verify(tmp_path / "step=6.ckpt")
+    assert "this speaks of the weights in the checkpoint only" in capsys.readouterr().out
     with pytest.raises(VerificationError, match="these are other weights"):
         verify(tmp_path / "unlearned" / "certificate.json", tmp_path / "step=6.ckpt")
 

@@ -2,6 +2,7 @@
 
 import warnings
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -9,10 +10,15 @@ from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.strategies import DDPStrategy
 from noisy_runs import OPERATORS, STEPS, Module, Watch, fit, network
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from erode.callbacks import GradientClipping, OutputPerturbation
+from erode.callbacks.fresh_start import check_known
+from erode.callbacks.refusals import check_communication, check_setup
 from erode.weights import save_weights
 
 
@@ -121,3 +127,39 @@ def test_a_buffer_equal_to_the_anchors_is_fine_and_another_is_not(tmp_path):
 
 
 # What ends too early --------------------------------------------------------------------------------------------
+
+
+HOOKS = {
+    "hook with memory": ({"ddp_comm_hook": powerSGD_hook, "ddp_comm_state": PowerSGDState(None)}, "powerSGD_hook"),
+    "state alone": ({"ddp_comm_state": PowerSGDState(None)}, "PowerSGDState"),
+    "hook alone": ({"ddp_comm_hook": fp16_compress_hook}, "fp16_compress_hook"),
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_between_the_gradients_of_processes_is_refused(name, tmp_path):
+    """Error feedback adds what a hook left out of one gradient to a later one. Asked of a Trainer that does not fit."""
+    given, told = HOOKS[name]
+    trainer = pl.Trainer(
+        strategy=DDPStrategy(**given),
+        accelerator="cpu",
+        devices=1,
+        max_steps=9,
+        logger=False,
+        default_root_dir=tmp_path,
+    )
+    for refuses in (
+        lambda: check_setup(trainer, Module(), "GradientClipping", STEPS),
+        lambda: check_known(trainer, Module(), "Retrain"),
+    ):
+        with pytest.raises(MisconfigurationException, match=f"{told} stands between .* leave out ddp_comm_hook"):
+            refuses()
+
+
+def test_a_hook_that_was_registered_on_the_wrapped_module_is_refused_too(tmp_path):
+    trainer = pl.Trainer(strategy=DDPStrategy(), accelerator="cpu", devices=1, logger=False, default_root_dir=tmp_path)
+    check_communication(trainer, "Retrain")
+    trainer.strategy.model = Module()
+    trainer.strategy.model._comm_hooks = [(fp16_compress_hook, None)]  # as DistributedDataParallel notes it
+    with pytest.raises(MisconfigurationException, match="fp16_compress_hook stands between"):
+        check_communication(trainer, "Retrain")

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from erode.callbacks import GradientClipping, Retrain
 from erode.callbacks.spurious_monitor import SpuriousInformationMonitor
 from erode.weights import weights_digest
 
@@ -33,6 +34,27 @@ class TheirModule(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Keep(pl.Callback):
+    """Saves a checkpoint after every step, with the monitor's state in it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
+
+
+class Plain(TheirModule):
+    """Trains on batches of retained data, as certified operators want them; no layer draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Conv2d(1, 3, 3)
+
+    def forward(self, scan):
+        return self.layers(nn.functional.pad(scan, (1, 1, 1, 1)))
 
 
 class Scramble(pl.Callback):
@@ -217,3 +239,35 @@ def test_resumed_run_keeps_its_table(tmp_path, scans):
     before, after = table(tmp_path / "a"), table(tmp_path / "b")
     assert after[: len(before)] == before
     assert [row["weights"] for row in after].count("original") == 1
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [lambda folder: GradientClipping(steps=2, folder=folder), lambda folder: Retrain(folder=folder)],
+    ids=["certified", "exact"],
+)
+def test_no_checkpoint_beside_a_promise_holds_what_was_measured_before_it(operator, tmp_path, scans):
+    torch.manual_seed(0)
+    fit(tmp_path, Plain(), scans, monitor(), operator(tmp_path / "u"), Keep(tmp_path))
+    rows = table(tmp_path)
+    assert [row["weights"] for row in rows].count("original") == 1
+    for step in (2, 3, 4):
+        content = torch.load(tmp_path / f"{step}.ckpt", weights_only=True)
+        kept = next(state for name, state in content["callbacks"].items() if "SpuriousInformationMonitor" in name)
+        assert kept == {"rows": [], "measured": True}
+
+
+def test_a_resumed_run_with_a_promise_goes_on_with_the_table_in_its_folder(tmp_path, scans):
+    torch.manual_seed(0)
+    fit(tmp_path, Plain(), scans, monitor(), Retrain(folder=tmp_path / "a"), Keep(tmp_path))
+    before = table(tmp_path)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=4, val_check_interval=2, check_val_every_n_epoch=None,
+        num_sanity_val_steps=0, callbacks=[monitor(), Retrain(folder=tmp_path / "b"), Keep(tmp_path / "b")],
+        default_root_dir=tmp_path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Plain(), DataLoader(scans, 2), DataLoader(scans, 4), ckpt_path=tmp_path / "2.ckpt")
+    after = table(tmp_path)
+    assert [(row["weights"], row["step"]) for row in after] == [(row["weights"], row["step"]) for row in before]
+    assert after[:3] == before[:3]

@@ -1,8 +1,10 @@
 """What quantised training refuses because it could make the promise false."""
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from classifier_runs import shortcut_items
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
 from monai.networks.layers import DropPath
@@ -10,7 +12,8 @@ from quantised_runs import Module, Plain, data, fit
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 
-from erode.lightning_modules import QuantisedTraining
+from erode.lightning_modules import ImageClassifier, QuantisedTraining
+from erode.objectives import ERM, GroupDRO, JustTrainTwice
 
 
 class Flips(Dataset):
@@ -29,6 +32,50 @@ class Draws(Plain):
 
 class DrawsQuantised(QuantisedTraining, Draws):
     pass
+
+
+class Together(Plain):
+    def on_after_batch_transfer(self, batch, index):
+        return batch[0] - batch[0].mean(0), batch[1]
+
+
+class TogetherQuantised(QuantisedTraining, Together):
+    pass
+
+
+class BeforeQuantised(Module):
+    def on_before_batch_transfer(self, batch, index):
+        return batch[0] - batch[0].mean(0), batch[1]
+
+
+class Served(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(data(), 5)
+
+    def transfer_batch_to_device(self, batch, device, index):
+        return batch[0] - batch[0].mean(0), batch[1]
+
+
+def patched():
+    """The hook is set on the object, as a notebook would."""
+    module = Module(bound=0.05)
+    module.on_after_batch_transfer = lambda batch, index: (batch[0] - batch[0].mean(0), batch[1])
+    return module
+
+
+class Classifier(QuantisedTraining, ImageClassifier):
+    pass
+
+
+class Balanced(ERM):
+    """Learns from the samples on the way, though no hook says so but `progress`."""
+
+    def progress(self):
+        return {"mean": 0.0}
+
+
+def weighing(make):
+    return lambda: Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), num_classes=2, objective=make(), bound=1.0)
 
 
 class Jitter(nn.Module):
@@ -119,6 +166,17 @@ REFUSALS = {
     ),
     "tuner": ({"callbacks": lambda: [LearningRateFinder()]}, {}, "LearningRateFinder chooses by the data"),
     "no loss": ({}, {"module": lambda: SpeechlessQuantised(bound=0.05)}, "returned no loss for a sample"),
+    "two stages": ({}, {"module": weighing(lambda: JustTrainTwice(2, 3.0))}, "objective is JustTrainTwice, by which"),
+    "groups": ({}, {"module": weighing(GroupDRO)}, "objective is GroupDRO, by which the gradient of a sample depends"),
+    "objective": ({}, {"module": weighing(Balanced)}, "objective is Balanced, by which the gradient of a sample"),
+    "after transfer": (
+        {},
+        {"module": lambda: TogetherQuantised(bound=0.05)},
+        "has on_after_batch_transfer of its own, .* do it in the data set",
+    ),
+    "before transfer": ({}, {"module": lambda: BeforeQuantised(bound=0.05)}, "has on_before_batch_transfer of its own"),
+    "transfer": ({}, {"loader": Served}, "Served has transfer_batch_to_device of its own"),
+    "patched": ({}, {"module": patched}, "has on_after_batch_transfer of its own"),
     "no check": ({}, {"module": lambda: Forgets(bound=0.05)}, r"leaves out super\(\)\.on_fit_start\(\)"),
 }
 
@@ -132,6 +190,12 @@ def test_what_could_make_the_promise_false_is_refused(name, tmp_path):
     with pytest.raises(MisconfigurationException, match=message):
         fit(data(), tmp_path, *callbacks, steps=20, **run, **trainer)
     assert not (tmp_path / "removal.json").exists()
+
+
+def test_a_classifier_whose_objective_weighs_each_image_by_itself_is_trained(tmp_path):
+    module = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), num_classes=2, objective=ERM(), bound=1.0)
+    fit(None, tmp_path, module=module, loader=DataLoader(shortcut_items(12, minority=0.25), 4), steps=2)
+    assert module.removal()["completed"]
 
 
 @pytest.mark.parametrize("wrong", [{"bound": 0.0}, {"kappa": -1.0}, {"smoothing": -1.0}, {"kappa": 1.0}])

@@ -32,6 +32,7 @@ from .iteration import NoisyIteration
 from .pnsgd import pnsgd_distance, pnsgd_epochs, pnsgd_hidden, pnsgd_sigma
 from .quantisation import GRID, quantiser_probabilities, removal_budget, smoothed_threshold
 from .removal import RemovalBudgets
+from .shown import rounded_down, rounded_up
 
 __all__ = [
     "GRID",
@@ -68,6 +69,8 @@ __all__ = [
     "residual_distance",
     "residual_floor",
     "residual_sigma",
+    "rounded_down",
+    "rounded_up",
     "smoothed_threshold",
     "softmax_excess_risk",
 ]

@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from ._checks import check_delta, check_non_negative, check_positive, check_steps
 from .clipping import Reference, check_reference
 from .gdp import gdp_delta, gdp_mu
+from .shown import rounded_down
 
 _MAX_STEPS = 100_000
 
@@ -86,7 +87,7 @@ def contraction_steps(epsilon: float, delta: float, radius: float, sigma: float)
             return step
     raise ValueError(
         f"more than {_MAX_STEPS} steps are needed at 2 radius / sigma = {2 * radius / sigma:.3g}; raise "
-        f"sigma or lower radius (one step is enough at {gdp_mu(epsilon, delta):.3g})"
+        f"sigma or lower radius (one step is enough at {rounded_down(gdp_mu(epsilon, delta), 3)})"
     )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..accounting import rounded_up
 from ..files import digest_of
 from ..pictures import INK, new_figure
 from .tables import axes_of, folder_of
@@ -103,7 +104,7 @@ def _draw(panels: list[tuple[str, float, pd.DataFrame]]) -> Figure:
     for axis, (title, delta, losses) in zip(grid, panels, strict=False):
         image = _panel(axis, losses)
         axis.set_title(title, fontsize=9, color=INK)
-        axis.set_xlabel(f"certified ε [no unit], δ = {delta:g}", fontsize=8)
+        axis.set_xlabel(f"certified ε [no unit], δ = {rounded_up(delta)}", fontsize=8)
         axis.set_ylabel("network size [parameters]", fontsize=8)
     for axis in grid[len(panels) :]:
         axis.set_visible(False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..accounting import rounded_up
 from ..comparison import COLUMNS
 from ..files import write_text
 from ..report.table import mean_and_sd
@@ -106,7 +107,8 @@ def write_tables(results: pd.DataFrame, timings: pd.DataFrame, out: Path) -> Non
 def _promise(runs: pd.DataFrame) -> str:
     guarantee = runs["guarantee"].iloc[0]
     if guarantee == "certified":
-        return f"({runs['epsilon_certified'].iloc[0]:g}, {runs['delta_certified'].iloc[0]:g})"
+        epsilon, delta = (rounded_up(runs[name].iloc[0]) for name in ("epsilon_certified", "delta_certified"))
+        return f"({epsilon}, {delta})"
     return {"exact": "exact", "approximate": "none"}.get(guarantee, "–")
 
 

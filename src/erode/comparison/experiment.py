@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import shutil
 import time
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from ..callbacks import ExposureLedger, SpuriousInformationMonitor
 from ..datamodules import MaskDataModule, SyntheticDermoscopy
+from ..files import parse_json
 from ..forget_atoms import loss_attack
 from ..lightning_modules import QuantisedTraining, SegmentationModule
 from ..rows import claim, number, stored
@@ -259,12 +259,12 @@ def weights_of(out: Path, name: str, seed: int) -> Path:
 
 def _record(folder: Path) -> dict[str, Any]:
     """What the operator promises and cost, from the files it left."""
-    record = json.loads((folder / "unlearning.json").read_text(encoding="utf-8"))
+    record = parse_json((folder / "unlearning.json").read_text(encoding="utf-8"))
     if not record["completed"]:
         raise RuntimeError(f"{record['operator']} released nothing: {record['why']}")
     promise = record
     if "certificate" in record:
-        promise = json.loads((folder / record["certificate"]).read_text(encoding="utf-8"))["claim"] or {}
+        promise = parse_json((folder / record["certificate"]).read_text(encoding="utf-8"))["claim"] or {}
     return {
         "guarantee": record["guarantee"],
         "epsilon": promise.get("epsilon"),

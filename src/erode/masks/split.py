@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import digest_of, write_json
+from ..files import digest_of, parse_json, write_json
 
 SCHEMA = 1
 """Version of the file format; raise it when the meaning of a field changes."""
@@ -145,7 +144,7 @@ class ForgetSplit:
             ValueError: if the file is no split of this schema, or differs from what was saved.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(Path(path).read_text(encoding="utf-8"))
             schema, digest = content.pop("schema"), content.pop("digest")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{path} is no forget/retain split: {error!r}") from error

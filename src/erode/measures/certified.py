@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..certificate import VerificationError
+from ..files import parse_json
 from ..metrics import SliceCounts, certified_interval
 from ..verify import check_certificate
 
@@ -26,7 +26,7 @@ def claimed(weights: Path, digest: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise VerificationError("", f"{path} is no readable certificate: {error}") from error
     check_certificate(content)

@@ -17,6 +17,7 @@ from ..accounting import (
     residual_floor,
     residual_sigma,
 )
+from ..accounting._checks import check_non_negative
 from .base import SLACK, Mechanism
 
 
@@ -177,6 +178,7 @@ class NoisySGDMechanism(Mechanism):
                 f"learning_rate = {self.learning_rate} is above 1/(1/2 + ridge) = {largest:.6g}, where a step need "
                 "not contract; lower it"
             )
+        check_non_negative(carried=self.carried, start=self.start)  # a sum of both may be above 0 nevertheless
         super().__post_init__()
 
     def bounds(self) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from enum import Enum
 
 from scipy.optimize import brentq
 
-from ..accounting import gdp_mu
+from ..accounting import gdp_mu, rounded_up
 from ..mechanisms import BallMechanism
 
 SURVIVES_FROM, LOST_BELOW = 1.0, 0.1
@@ -139,9 +139,9 @@ class Outlook:
         """Numbers and regime; nothing in it depends on the trained weights unless ``start`` was given."""
         kept = "" if self.kept is None else f" ({self.kept:.2g} of the trained distance)"
         return (
-            f"{self.operator} at epsilon = {self.epsilon:.4g}, delta = {self.delta:.3g} with {self.d:,} exposed "
-            f"parameters: kept signal {self.signal:.3g}{kept}, noise {self.noise:.3g}, ratio {self.ratio:.2g}; "
-            f"{self.regime.value}"
+            f"{self.operator} at epsilon = {rounded_up(self.epsilon, 4)}, delta = {rounded_up(self.delta, 3)} with "
+            f"{self.d:,} exposed parameters: kept signal {self.signal:.3g}{kept}, noise {self.noise:.3g}, ratio "
+            f"{self.ratio:.2g}; {self.regime.value}"
         )
 
 
@@ -205,7 +205,7 @@ def remedies(outlook: Outlook, weights_norm: float | None = None) -> list[str]:
             else "fewer exposed parameters: not even one would be few enough at this noise"
         )
         promise = ", which hardly promises anything" if epsilon > MEANINGFUL_EPSILON else ""
-        sentences.append(f"another target: a ratio of 1 needs epsilon = {epsilon:.3g}{promise}")
+        sentences.append(f"another target: a ratio of 1 needs epsilon = {rounded_up(epsilon, 3)}{promise}")
         if outlook.mechanism.reference == "retrained":
             sentences.append("another reference: 'anchor' or 'noise' at best doubles the ratio, and promises less")
     return sentences + _anchor_remedies(outlook, weights_norm)
@@ -247,8 +247,8 @@ def too_many_pixels(delta: float, pixels: int) -> str | None:
     digit = 10 ** math.floor(math.log10(PIXEL_BUDGET / pixels))
     fits = math.floor(PIXEL_BUDGET / pixels / digit) * digit
     return (
-        f"delta = {delta:.3g} times {pixels:,} pixels per image is {delta * pixels:.2g}, more than {PIXEL_BUDGET}: "
-        f"what may go wrong over a whole mask grows with both; choose delta <= {fits:.3g}"
+        f"delta = {rounded_up(delta, 3)} times {pixels:,} pixels per image is {delta * pixels:.2g}, more than "
+        f"{PIXEL_BUDGET}: what may go wrong over a whole mask grows with both; choose delta <= {fits:.3g}"
     )
 
 

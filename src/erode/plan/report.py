@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Column, Table
 
+from ..accounting import rounded_up
 from ..files import write_json
 from ..mechanisms import BallMechanism
 from ..operators.card import AT_NO_REQUEST
@@ -29,7 +30,7 @@ def print_plan(plan: Plan) -> None:
     for target in plan.targets:
         if target.outlooks:
             console.print(_mechanisms(plan, target))
-        console.print(f"[bold]epsilon = {target.epsilon:g}[/]: {target.conclusion}", highlight=False)
+        console.print(f"[bold]epsilon = {rounded_up(target.epsilon)}[/]: {target.conclusion}", highlight=False)
         for remedy in target.remedies:
             console.print(f"  - {remedy}", highlight=False)
         console.print()
@@ -39,7 +40,8 @@ def print_plan(plan: Plan) -> None:
             console.print(f"cannot run here: {line}", highlight=False)
     if len(plan.targets) > 1 and len({_names(target) for target in plan.targets}) > 1:
         for target in plan.targets[1:]:
-            console.print(f"order at epsilon = {target.epsilon:g}: {', '.join(_names(target))}", highlight=False)
+            names = ", ".join(_names(target))
+            console.print(f"order at epsilon = {rounded_up(target.epsilon)}: {names}", highlight=False)
     for note in plan.notes:
         console.print(f"[yellow]note[/]: {note}", highlight=False)
 
@@ -107,10 +109,11 @@ def _frame(axis: Axes, plan: Plan, wished: list[float], ratios: list[float]) -> 
         )  # fmt: skip
     for epsilon in wished:
         axis.axvline(epsilon, color="#666666", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-        axis.text(epsilon, lowest * 1.3, f" ε = {epsilon:g}", fontsize=8.5, color=INK, rotation=90, va="bottom")
+        name = f" ε = {rounded_up(epsilon)}"
+        axis.text(epsilon, lowest * 1.3, name, fontsize=8.5, color=INK, rotation=90, va="bottom")
     axis.set_xlabel("ε (no unit; smaller promises more)", fontsize=10)
     axis.set_ylabel("kept signal / noise (norms, no unit)", fontsize=10)
-    title = f"What is left of the trained weights: {plan.d:,} exposed parameters, δ = {plan.delta:g}"
+    title = f"What is left of the trained weights: {plan.d:,} exposed parameters, δ = {rounded_up(plan.delta)}"
     axis.set_title(title, fontsize=11, color=INK)
     axis.tick_params(labelsize=9)
     axis.spines[["top", "right"]].set_visible(False)
@@ -128,7 +131,8 @@ def _mechanisms(plan: Plan, target: Target) -> Table:
         Column("mechanism", no_wrap=True), Column("reference", no_wrap=True),
         *(Column(title, justify="right") for title in ("steps", "σ", "kept signal", "noise σ_f·√d", "kept / noise")),
         Column("own gradients", justify="right"), Column("the start …", no_wrap=True),
-        title=f"epsilon = {target.epsilon:g}, delta = {plan.delta:g}, d = {plan.d:,} exposed parameters{start}",
+        title=f"epsilon = {rounded_up(target.epsilon)}, delta = {rounded_up(plan.delta)}, "
+        f"d = {plan.d:,} exposed parameters{start}",
     )  # fmt: skip
     for outlook in target.outlooks:
         table.add_row(*_cells(outlook), f"[{_REGIME_STYLES[outlook.regime]}]{outlook.regime.short}[/]")
@@ -146,7 +150,7 @@ def _ranking(target: Target, delta: float) -> Table:
     table = Table(
         "", Column("operator", no_wrap=True), Column("guarantee", no_wrap=True), Column("noise", justify="right"),
         "gradients", "has to keep", "not at hand", "why",
-        title=f"all operators, best first, for epsilon = {target.epsilon:g}, delta = {delta:g}",
+        title=f"all operators, best first, for epsilon = {rounded_up(target.epsilon)}, delta = {rounded_up(delta)}",
     )  # fmt: skip
     for number, rank in enumerate(target.ranking, 1):
         candidate = rank.candidate

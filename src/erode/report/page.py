@@ -143,7 +143,7 @@ def _value(value: Any) -> str:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
         return f"<code>{value}</code>"
-    return escape(f"{value:.6g}" if isinstance(value, float) else str(value))
+    return escape(str(value))  # floats whole: some are what a promise rests on
 
 
 TEMPLATE = Template("""<!DOCTYPE html>

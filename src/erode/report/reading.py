@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
+
+from ..files import parse_json
 
 Table = dict[str, list[str]]
 """Columns of a CSV file, as text; an empty string where a cell is empty."""
@@ -18,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: if it is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no complete JSON ({error}); was the run cut short?") from error
     if not isinstance(content, dict):

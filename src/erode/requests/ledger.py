@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from ..files import digest_of, write_json
+from ..files import digest_of, parse_json, write_json
 from ..weights import read_content, state_digest, state_in
 
 SCHEMA = "erode-ledger/1"
@@ -217,7 +217,7 @@ class Ledger:
         """
         if isinstance(content, str):
             try:
-                content = json.loads(content)
+                content = parse_json(content)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{where} holds no readable ledger: {error}") from error
         if not isinstance(content, dict) or set(content) != _FIELDS or content["schema"] != SCHEMA:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..accounting import gdp_epsilon
-from ..files import digest_of, write_json
+from ..files import digest_of, parse_json, write_json
 from ..masks import ForgetSplit
 from ..mechanisms import BallMechanism
 from ..verify import check_certificate
@@ -140,7 +139,7 @@ class RequestStream:
                 exposed, or its run trained on what had to be forgotten by now, by its ledger or by its split.
         """
         asked = ForgetRequest.of(request, atoms)
-        content = json.loads(Path(certificate).read_text(encoding="utf-8"))
+        content = parse_json(Path(certificate).read_text(encoding="utf-8"))
         mechanism = check_certificate(content)
         if not isinstance(mechanism, BallMechanism):
             raise ValueError(
@@ -257,7 +256,7 @@ def _believed(evidence: Mapping[str, str]) -> str:
 
 
 def _read(path: Path, delta: float) -> list[dict[str, Any]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path} is no stream of requests of schema {SCHEMA}; give another path")
     if content["composed"]["delta"] != delta:
