@@ -17,6 +17,8 @@ from torch.utils.data import (
     DistributedSampler,
     RandomSampler,
     SequentialSampler,
+    StackDataset,
+    Subset,
     default_collate,
 )
 
@@ -140,6 +142,11 @@ def check_data(trainer: Trainer) -> int:
             "the DataLoader has a collate_fn of its own, by which a sample may depend on its batch (padding does); use "
             "the default one, or batch_size=1"
         )
+    if _serves_batches(loader.dataset) and loader.batch_size != 1:
+        raise MisconfigurationException(
+            f"{type(loader.dataset).__name__} serves whole batches (__getitems__), in which a sample may depend on the "
+            "others; leave that out, or use batch_size=1"
+        )
     size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or it would have no such sampler
     if len(sampler) * trainer.world_size != size:  # type: ignore[arg-type]
         raise MisconfigurationException(
@@ -147,6 +154,15 @@ def check_data(trainer: Trainer) -> int:
             "never; leave some out by hand, or use another number of processes: the weights are the same"
         )
     return size
+
+
+def _serves_batches(dataset: object) -> bool:
+    if type(dataset) is Subset:  # those of torch pass batches on
+        return _serves_batches(dataset.dataset)
+    if type(dataset) is StackDataset:
+        parts = dataset.datasets
+        return any(map(_serves_batches, parts.values() if isinstance(parts, dict) else parts))
+    return hasattr(dataset, "__getitems__")
 
 
 def _remembers(objective: ClassificationObjective) -> bool:

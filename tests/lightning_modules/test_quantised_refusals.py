@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
 from monai.networks.layers import DropPath
 from quantised_runs import Module, Plain, data, fit
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, StackDataset, Subset, WeightedRandomSampler, default_collate
 
 from erode.lightning_modules import ImageClassifier, QuantisedTraining
 from erode.objectives import ERM, GroupDRO, JustTrainTwice
@@ -23,6 +23,17 @@ class Flips(Dataset):
     def __getitem__(self, index):
         image = data()[index][0]
         return (image.flip(-1) if torch.rand(()) < 0.5 else image), image
+
+
+class Batches(Dataset):
+    """Serves the images of a batch together."""
+
+    def __len__(self):
+        return 6
+
+    def __getitems__(self, indices):
+        images = torch.stack([data()[index][0] for index in indices])
+        return [(image, image) for image in images - images.mean(0)]
 
 
 class Draws(Plain):
@@ -177,6 +188,8 @@ REFUSALS = {
     "before transfer": ({}, {"module": lambda: BeforeQuantised(bound=0.05)}, "has on_before_batch_transfer of its own"),
     "transfer": ({}, {"loader": Served}, "Served has transfer_batch_to_device of its own"),
     "patched": ({}, {"module": patched}, "has on_after_batch_transfer of its own"),
+    "served together": ({}, {"loader": lambda: DataLoader(Batches(), 3)}, "Batches serves whole batches"),
+    "part of it": ({}, {"loader": lambda: DataLoader(Subset(Batches(), range(5)), 3)}, "Subset serves whole batches"),
     "no check": ({}, {"module": lambda: Forgets(bound=0.05)}, r"leaves out super\(\)\.on_fit_start\(\)"),
 }
 
@@ -196,6 +209,14 @@ def test_a_classifier_whose_objective_weighs_each_image_by_itself_is_trained(tmp
     module = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), num_classes=2, objective=ERM(), bound=1.0)
     fit(None, tmp_path, module=module, loader=DataLoader(shortcut_items(12, minority=0.25), 4), steps=2)
     assert module.removal()["completed"]
+
+
+def test_a_part_of_a_data_set_that_serves_samples_one_by_one_is_trained_on(tmp_path):
+    module = fit(None, tmp_path, loader=DataLoader(Subset(data(), range(0, 24, 2)), 5), steps=2)
+    assert module.removal()["samples"] == 12
+    images, targets = data().tensors
+    stacked = StackDataset(list(images), list(targets))
+    assert fit(None, tmp_path, loader=DataLoader(stacked, 5), steps=2).removal()["samples"] == 24
 
 
 @pytest.mark.parametrize("wrong", [{"bound": 0.0}, {"kappa": -1.0}, {"smoothing": -1.0}, {"kappa": 1.0}])
