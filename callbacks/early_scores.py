@@ -41,13 +41,21 @@ def forget_noisy_phase(trainer: Trainer) -> None:
             if callback.best_model_path:
                 rank_zero_warn(
                     f"{callback.best_model_path} is of the noisy phase, when weights hold less noise than certified: "
-                    "it must not leave, and the next checkpoint replaces it; release weights.safetensors alone: a "
-                    "checkpoint also holds what other callbacks and the loops kept, which no certificate covers"
+                    "it must not leave; the next checkpoint, if there is one, replaces it; release "
+                    "weights.safetensors alone: a checkpoint also holds what other callbacks and the loops kept, which "
+                    "no certificate covers"
                 )
             callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
-            callback.kth_value = worst
+            callback.kth_value, callback.best_model_path = worst, ""
             callback.best_model_score = callback.current_score = None
             callback._last_global_step_saved = trainer.global_step  # it would miss its score, which is an error
+
+
+def let_save(trainer: Trainer) -> None:
+    """Let checkpoints be saved at the step of the hand-over after all, once validation has scored its weights."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if isinstance(callback, ModelCheckpoint) and callback.monitor in trainer.callback_metrics:
+            callback._last_global_step_saved = 0
 
 
 def _restart(callback: EarlyStopping) -> None:

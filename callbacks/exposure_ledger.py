@@ -14,7 +14,7 @@ from torch import nn
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, read_ledger
 from ..weights import state_digest
 from .atoms import AtomReader, Atoms, source_of
-from .fresh_start import Before, build_optimizers, check_known
+from .fresh_start import check_known, check_unused
 from .observation import run_folder
 from .operator import operators_of
 from .recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
@@ -29,9 +29,9 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 class ExposureLedger(Callback):
     """Record which atoms the weights have been exposed to, in every checkpoint and beside the released weights.
 
-    Watches and changes nothing, but for ``history="initialisation"``. Counted is what batches really hold, before the
-    module sees them, in training and (as it steers schedules and the choice of checkpoints) in validation. Weights
-    of unknown history count as exposed to everything.
+    Watches and changes nothing, but for ``history="initialisation"``, which resets the weights. Counted is what batches
+    really hold, before the module sees them, in training and (as it steers schedules and the choice of checkpoints) in
+    validation. Weights of unknown history count as exposed to everything.
 
     Exact as far as batches are what reaches the weights, and what is announced beside them, as modules of ours do that
     read the whole training set (:func:`erode.whole_set.announce`): no ledger can see a file that a module reads on its
@@ -88,7 +88,7 @@ class ExposureLedger(Callback):
         if self.history == INITIALISATION and trainer.ckpt_path is None:
             check_known(trainer, pl_module, "ExposureLedger('initialisation')")
             refuse_memories(trainer, before=self)
-            build_optimizers(trainer, Before.of(trainer))
+            check_unused(trainer)
         folder = self.folder or run_folder(trainer)
         if (folder / FILE_NAME).exists() and trainer.ckpt_path is None:
             raise MisconfigurationException(

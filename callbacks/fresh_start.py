@@ -54,6 +54,20 @@ def build_optimizers(trainer: Trainer, before: Before) -> None:
             )
 
 
+def check_unused(trainer: Trainer) -> None:
+    """Refuse optimisers that have taken steps before the run.
+
+    Raises:
+        MisconfigurationException: naming one.
+    """
+    for optimizer in trainer.optimizers:
+        if any(_steps(state) > 0 for state in optimizer.state.values()):
+            raise MisconfigurationException(
+                f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may "
+                "come from what it trained on then; build it anew each time"
+            )
+
+
 def check_known(trainer: Trainer, module: LightningModule, operator: str) -> None:
     """Refuse values that neither re-initialisation nor noise nor the released file would reach.
 

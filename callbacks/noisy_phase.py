@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from ..plan import Outlook, Regime, too_many_pixels
 from ..weights import state_digest, weights_digest
 from .anchor_checks import check_distinct, check_history
 from .certified import CertifiedOperator
-from .early_scores import forget_noisy_phase
+from .early_scores import forget_noisy_phase, let_save
 from .exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_unexposed, exposed_parameters
 from .fresh_start import Before, build_optimizers
 from .noise import KeyedNoise, shared_secret
@@ -104,6 +105,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._account = NoisyIteration()
         self._taken = 0
         self._handed_back = False
+        self._handed_back_at = -1
         self._pixels_checked = False
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
@@ -195,6 +197,11 @@ class NoisyPhase(CertifiedOperator, base=True):
     ) -> None:
         """After the last certified step, hand back."""
         self._hand_back_when_done(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores of the weights that were handed over may be saved by."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step == self._handed_back_at:
+            let_save(trainer)
 
     def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Forget the secret."""
@@ -290,6 +297,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])
         self.note_first_batch(trainer.lightning_module)
         forget_noisy_phase(trainer)
+        self._handed_back_at = trainer.global_step
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 
     def _same_anchor(self, module: LightningModule) -> Anchor:

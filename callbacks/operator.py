@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import Module
 from torch.nn.parameter import Parameter, is_lazy
 
@@ -260,7 +261,7 @@ class UnlearningOperator(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Refuse forget atoms here too, where a run promises: scores stop runs, and choose among their weights."""
-        if self._promises and not trainer.sanity_checking:
+        if self._promises and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._ask_roles(batch)
 
     def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ..masks import ForgetSplit, View
 from ..operators import OperatorCard
@@ -194,7 +195,7 @@ class Rewind(UnlearningOperator):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Validation steers the run, so it must not hold such atoms either."""
-        if not trainer.sanity_checking:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._count(trainer, pl_module, batch, training=False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -213,6 +214,13 @@ class Rewind(UnlearningOperator):
         super().on_train_end(trainer, pl_module)
         if self._release is not None and self.released and trainer.is_global_zero:
             self._release.save(self.release_folder / FILE_NAME)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the account of an earlier run, which may have broken off."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._recorder = self._release = None
+            self._read_early = []
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the account."""

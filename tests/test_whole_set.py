@@ -97,6 +97,14 @@ def test_what_leaves_an_image_out_for_good_does_not_pass(name):
     assert "torch.utils.data.Subset" in why_partial(PARTIAL[name])
 
 
-def test_random_with_replacement_is_left_to_its_owner():
-    """It would do, but then what is counted once here is drawn several times or never."""
-    assert why_partial(DataLoader(DATA, 4, sampler=RandomSampler(DATA, replacement=True))).startswith("RandomSampler")
+def test_random_draws_leave_nothing_out_for_good():
+    for options in ({"replacement": True}, {"num_samples": 2}):
+        assert why_partial(DataLoader(DATA, 4, sampler=RandomSampler(DATA, **options))) is None
+
+
+def test_a_data_set_without_a_length_is_named():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    assert why_partial(DataLoader(Stream())).startswith("Stream has no length")

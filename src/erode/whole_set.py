@@ -20,12 +20,13 @@ def why_partial(loader: DataLoader[Any]) -> str | None:
 
     Who reads ``loader.dataset`` itself would read those too, although no batch ever holds them, and whatever is said of
     batches (that they hold retained data, that they were counted) would not be true of them. Known to serve every image
-    sooner or later are torch's samplers over the whole data set: in order, at random without replacement, by weights
+    sooner or later are torch's samplers over the whole data set: in order, at random, by weights
     above 0, or shared out among processes; and samplers of a class with ``serves_all = True``. Anything else counts as
-    partial, and so does dropping the last batch of an order that never changes.
+    partial, and so does dropping the last batch of an order that never changes. What the Trainer leaves out of what a
+    loader serves (limits on batches or steps) is not looked at.
 
     Args:
-        loader: over a data set with a length.
+        loader: of training.
 
     Example:
         >>> why_partial(DataLoader(range(4), shuffle=True)) is None
@@ -33,7 +34,12 @@ def why_partial(loader: DataLoader[Any]) -> str | None:
         >>> print(why_partial(DataLoader(range(4), sampler=torch.utils.data.SubsetRandomSampler([0, 1]))))
         SubsetRandomSampler may leave out images of the data set for good; ...
     """
-    size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or nobody could read it whole
+    if not hasattr(loader.dataset, "__len__"):
+        return (
+            f"{type(loader.dataset).__name__} has no length, so nobody can read all of it and be sure of that; give a "
+            "data set with __len__ and __getitem__"
+        )
+    size = len(loader.dataset)
     batches = loader.batch_sampler
     sampler = loader.sampler if batches is None else getattr(batches, "sampler", None)
     why = None
@@ -73,7 +79,7 @@ def _covers(sampler: Any, size: int) -> bool:
     if kind is SequentialSampler:
         return len(sampler.data_source) == size
     if kind is RandomSampler:
-        return len(sampler.data_source) == size and not sampler.replacement and sampler.num_samples >= size
+        return len(sampler.data_source) == size
     if kind is WeightedRandomSampler:
         return len(sampler.weights) == size and bool((torch.as_tensor(sampler.weights) > 0).all())
     if isinstance(sampler, DistributedSampler) and hasattr(sampler.dataset, "_sampler"):

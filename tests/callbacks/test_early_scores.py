@@ -122,3 +122,16 @@ def test_no_run_ends_by_what_the_noisy_phase_scored(noisy, monitor, tmp_path):
     data = DataLoader(squares(8, 1), 4)
     trainer.fit(module, data, data)
     assert trainer.global_step == 10
+
+
+def test_a_run_that_ends_at_the_hand_over_saves_what_it_hands_over(tmp_path):
+    """Validation scores the weights that hold all noise, so the best file may be of them, and none of before is."""
+    module, operator = Steps(4), ModelClipping(steps=4)
+    saver = ModelCheckpoint(tmp_path, "{step}", monitor="val/number", save_last=True)
+    pl.seed_everything(1, verbose=False)
+    trainer = trainer_for(tmp_path / "run", saver, operator, max_epochs=2, enable_checkpointing=True)
+    data = DataLoader(squares(8, 1), 4)
+    trainer.fit(module, data, data)
+    assert trainer.global_step == 4
+    for path in (saver.best_model_path, saver.last_model_path):
+        assert torch.load(path, weights_only=False)["global_step"] == 4

@@ -261,6 +261,11 @@ def test_what_remembers_weights_from_before_a_fresh_start_is_refused(module, cal
     assert not (tmp_path / "ledger.json").exists()
 
 
+def test_an_optimiser_that_is_kept_but_unused_is_fine(tmp_path):
+    fit(Keeps(), loader(item("a")), tmp_path, ExposureLedger("initialisation"))
+    assert (tmp_path / "ledger.json").exists()
+
+
 def test_averages_that_begin_with_the_fresh_start_are_fine(tmp_path):
     module = Module()
     module.body[0].weight.data.fill_(1000.0)

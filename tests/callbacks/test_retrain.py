@@ -160,6 +160,14 @@ def test_a_loader_of_fine_masks_by_hand_is_refused(operator, tmp_path):
     assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
 
 
+def test_forget_atoms_may_be_looked_at_after_the_run(tmp_path):
+    items = [{"image": torch.randn(3, 16, 16), "mask": torch.zeros(16, 16, dtype=torch.long),
+              "role": torch.ones(16, 16, dtype=torch.uint8)}] * 2  # fmt: skip
+    module = Validated()
+    trainer = fit(module, tmp_path, Retrain())
+    assert trainer.validate(module, DataLoader(items, batch_size=2), verbose=False)
+
+
 def test_nothing_is_overwritten(tmp_path):
     fit(Module(), tmp_path, FineTune())
     before = (tmp_path / "unlearned" / "unlearning.json").read_bytes()
