@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 
 def forget_earlier_runs(trainer: Trainer) -> None:
@@ -20,13 +21,17 @@ def forget_earlier_runs(trainer: Trainer) -> None:
             callback.best_model_score = callback.current_score = None
 
 
-def forget_noisy_phase(trainer: Trainer) -> None:
+def forget_noisy_phase(trainer: Trainer) -> list[EarlyStopping | LRSchedulerConfig]:
     """Let nothing be decided by scores of the noisy phase, when weights had little noise yet, or none.
 
     What was logged so far is dropped, scores that callbacks keep are the worst there are, and none is taken at the
     step of the hand-over itself. EarlyStopping and ReduceLROnPlateau wait until what they monitor is logged again, in
     place of an error. The next checkpoint that is as good as any replaces one of that phase, of which a warning tells.
+
+    Returns:
+        Those that wait, and were ``strict`` before.
     """
+    waiting: list[EarlyStopping | LRSchedulerConfig] = [c for c in trainer.lr_scheduler_configs if c.strict]
     if trainer._results is not None:  # Lightning has no public way, and would average these scores into those to come
         trainer._results.reset()
     trainer.callback_metrics.clear()
@@ -35,6 +40,7 @@ def forget_noisy_phase(trainer: Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
         if isinstance(callback, EarlyStopping):
             _restart(callback)
+            waiting += [callback] if callback.strict else []
             callback.strict = False
         elif isinstance(callback, ModelCheckpoint) and callback.monitor:
             worst = _worst(callback)
@@ -49,6 +55,7 @@ def forget_noisy_phase(trainer: Trainer) -> None:
             callback.kth_value, callback.best_model_path = worst, ""
             callback.best_model_score = callback.current_score = None
             callback._last_global_step_saved = trainer.global_step  # it would miss its score, which is an error
+    return waiting
 
 
 def let_save(trainer: Trainer) -> None:

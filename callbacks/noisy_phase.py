@@ -105,7 +105,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._account = NoisyIteration()
         self._taken = 0
         self._handed_back = False
-        self._handed_back_at = -1
+        self._handed_back_at = self._epoch = -1
+        self._waiting: list[Any] = []
         self._pixels_checked = False
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
@@ -198,6 +199,11 @@ class NoisyPhase(CertifiedOperator, base=True):
         """After the last certified step, hand back."""
         self._hand_back_when_done(trainer)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After a whole epoch a metric that is still missing is a mistake again."""
+        if trainer.current_epoch > self._epoch + 1:
+            self._be_strict()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores of the weights that were handed over may be saved by."""
         if trainer.state.fn == TrainerFn.FITTING and trainer.global_step == self._handed_back_at:
@@ -211,6 +217,7 @@ class NoisyPhase(CertifiedOperator, base=True):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the certified optimiser."""
         super().teardown(trainer, pl_module, stage)
+        self._be_strict()
         self._optimizer = None
 
     def shortfall(self) -> str | None:
@@ -251,6 +258,11 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._noise.add_(weights, self._taken, self.mechanism.sigma)
         self.mechanism.at(self._taken).account_step(self._account)
         self._taken += 1
+
+    def _be_strict(self) -> None:
+        for waiting in self._waiting:
+            waiting.strict = True
+        self._waiting = []
 
     def _foretell(self, d: int) -> None:
         """Say what will be left of the trained weights; nothing that is said depends on them."""
@@ -296,8 +308,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         build_optimizers(trainer, self._before)
         self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])
         self.note_first_batch(trainer.lightning_module)
-        forget_noisy_phase(trainer)
-        self._handed_back_at = trainer.global_step
+        self._waiting = forget_noisy_phase(trainer)
+        self._handed_back_at, self._epoch = trainer.global_step, trainer.current_epoch
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 
     def _same_anchor(self, module: LightningModule) -> Anchor:

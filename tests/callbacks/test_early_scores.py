@@ -114,7 +114,9 @@ def test_no_learning_rate_falls_by_what_the_noisy_phase_scored(noisy, plateau, t
 def test_no_run_ends_by_what_the_noisy_phase_scored(noisy, monitor, tmp_path):
     """Validation comes after the third step, one before the hand-over that ends an epoch."""
     module = Steps(noisy)
-    stopper = EarlyStopping(monitor, stopping_threshold=0.0, patience=99, check_on_train_epoch_end=True, strict=False)
+    stopper = EarlyStopping(
+        monitor, stopping_threshold=0.0, patience=99, check_on_train_epoch_end=True, strict=monitor == "number"
+    )
     pl.seed_everything(1, verbose=False)
     trainer = trainer_for(
         tmp_path, stopper, ModelClipping(steps=noisy), max_epochs=5, check_val_every_n_epoch=None, val_check_interval=3
@@ -135,3 +137,9 @@ def test_a_run_that_ends_at_the_hand_over_saves_what_it_hands_over(tmp_path):
     assert trainer.global_step == 4
     for path in (saver.best_model_path, saver.last_model_path):
         assert torch.load(path, weights_only=False)["global_step"] == 4
+
+
+def test_a_monitor_that_nothing_logs_is_still_an_error(tmp_path):
+    stopper = EarlyStopping("nubmer", check_on_train_epoch_end=True)
+    with pytest.raises(RuntimeError, match="nubmer"):
+        fit(tmp_path, Steps(1), stopper, ModelClipping(steps=1), max_epochs=5)
