@@ -1,11 +1,12 @@
-"""Put the tables of a finished grid into docs/side_by_side.md and README.md, between markers; draw its picture.
+"""Put the tables of a finished grid into a page of docs, between markers, and draw its picture.
 
-python benchmarks/side_by_side.py runs/operators
+python benchmarks/side_by_side.py runs/operators             # docs/side_by_side.md, and the short form in README.md
+python benchmarks/side_by_side.py runs/paper --page paper    # docs/paper.md
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -53,14 +54,19 @@ def put(page: Path, start: str, text: str) -> None:
     write_text(page, f"{before}{start}\n{text}\n{END}{after}")
 
 
-def main(run: Path) -> None:
-    results, timings = pd.read_csv(run / "results.csv"), pd.read_csv(run / "timings.csv")
-    put(ROOT / "docs" / "side_by_side.md", "<!-- measured: tables -->", markdown(results, timings))
-    put(ROOT / "README.md", "<!-- measured: operators -->", short(results, timings))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of erode benchmark")
+    parser.add_argument("--page", default="side_by_side", help="name of the page, and of its picture")
+    arguments = parser.parse_args()
+    results, timings = (pd.read_csv(arguments.run / f"{name}.csv") for name in ("results", "timings"))
+    put(ROOT / "docs" / f"{arguments.page}.md", "<!-- measured: tables -->", markdown(results, timings))
+    if arguments.page == "side_by_side":
+        put(ROOT / "README.md", "<!-- measured: operators -->", short(results, timings))
     figure = leakage_figure(results)
     if figure is not None:
-        save_figure(figure, ROOT / "docs" / "side_by_side.png")
+        save_figure(figure, ROOT / "docs" / f"{arguments.page}.png")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -94,7 +94,7 @@ class BackgroundNormalisation(DebiasedInput):
     def _announced(
         trainer: Trainer, module: LightningModule, loader: DataLoader[Any], every: DataLoader[Any]
     ) -> Iterator[Any]:
-        if (why := why_partial(loader)) is not None:
+        if (why := why_partial(loader, trainer)) is not None:
             raise MisconfigurationException(f"BackgroundNormalisation reads the whole training set, and {why}")
         for batch in every:
             announce(trainer, module, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -233,23 +233,31 @@ def divided(module: nn.Module, names: Sequence[str], blocks: Sequence[str] | Lit
         >>> divided(net, names, ["*.bias", "*"])
         [['0.bias'], ['0.weight', '1.weight', '2.weight']]
     """
-    left, found = list(names), []
-    wholes = [block.parameters for block in blocks_of(module)] if blocks == "layers" else blocks
-    for whole in wholes:
-        members = [name for name in left if (fnmatchcase(name, whole) if isinstance(whole, str) else name in whole)]
-        if not members and isinstance(whole, str):
+    if blocks == "layers":
+        layers = _dealt(names, [block.parameters for block in blocks_of(module)])
+        return [layer for layer in layers if layer]  # one may be frozen, or share all that it has with an earlier one
+    found = _dealt(names, [{name for name in names if fnmatchcase(name, pattern)} for pattern in blocks])
+    for pattern, block in zip(blocks, found, strict=True):
+        if not block:
             raise MisconfigurationException(
-                f"the block {whole!r} is empty: no exposed parameter that an earlier block does not have fits it; "
+                f"the block {pattern!r} is empty: no exposed parameter that an earlier block does not have fits it; "
                 f"names look like {list(names)[:3]}"
             )
-        if members:  # a layer may be frozen, or share all that it has with an earlier one
-            found.append(members)
-        left = [name for name in left if name not in members]
-    if left:
+    if left := [name for name in names if not any(name in block for block in found)]:
         raise MisconfigurationException(
             f"{left[0]} is exposed but in no block, so it would keep the forget set; end blocks with '*', or set "
             "exposed"
         )
+    return found
+
+
+def _dealt(names: Sequence[str], takers: Sequence[Collection[str]]) -> list[list[str]]:
+    """What each taker wants of the names that none before it took."""
+    taken: set[str] = set()
+    found = []
+    for wanted in takers:
+        found.append([name for name in names if name in wanted and name not in taken])
+        taken.update(found[-1])
     return found
 
 

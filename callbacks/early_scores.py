@@ -21,48 +21,69 @@ def forget_earlier_runs(trainer: Trainer) -> None:
             callback.best_model_score = callback.current_score = None
 
 
-def forget_noisy_phase(trainer: Trainer) -> list[EarlyStopping | LRSchedulerConfig]:
-    """Let nothing be decided by scores of the noisy phase, when weights had little noise yet, or none.
+class NoisyScores:
+    """Lets nothing be decided by scores of the noisy phase, when weights had little noise yet, or none.
 
-    What was logged so far is dropped, scores that callbacks keep are the worst there are, and none is taken at the
-    step of the hand-over itself. EarlyStopping and ReduceLROnPlateau wait until what they monitor is logged again, in
+    At the hand-over what was logged so far is dropped, scores that callbacks keep become the worst there are, and none
+    is taken at that very step. EarlyStopping and ReduceLROnPlateau wait until what they monitor is logged again, in
     place of an error. The next checkpoint that is as good as any replaces one of that phase, of which a warning tells.
 
-    Returns:
-        Those that wait, and were ``strict`` before.
+    Args:
+        trainer: at the hand-over.
     """
-    waiting: list[EarlyStopping | LRSchedulerConfig] = [c for c in trainer.lr_scheduler_configs if c.strict]
-    if trainer._results is not None:  # Lightning has no public way, and would average these scores into those to come
-        trainer._results.reset()
-    trainer.callback_metrics.clear()
-    for config in trainer.lr_scheduler_configs:
-        config.strict = False
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
-        if isinstance(callback, EarlyStopping):
-            _restart(callback)
-            waiting += [callback] if callback.strict else []
-            callback.strict = False
-        elif isinstance(callback, ModelCheckpoint) and callback.monitor:
-            worst = _worst(callback)
-            if callback.best_model_path:
-                rank_zero_warn(
-                    f"{callback.best_model_path} is of the noisy phase, when weights hold less noise than certified: "
-                    "it must not leave; the next checkpoint, if there is one, replaces it; release "
-                    "weights.safetensors alone: a checkpoint also holds what other callbacks and the loops kept, which "
-                    "no certificate covers"
-                )
-            callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
-            callback.kth_value, callback.best_model_path = worst, ""
-            callback.best_model_score = callback.current_score = None
-            callback._last_global_step_saved = trainer.global_step  # it would miss its score, which is an error
-    return waiting
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._step, self._epoch = trainer.global_step, trainer.current_epoch
+        self._waiting: list[EarlyStopping | LRSchedulerConfig] = []
+        if trainer._results is not None:  # no public way; else Lightning averages these scores into those to come
+            trainer._results.reset()
+        trainer.callback_metrics.clear()
+        for config in trainer.lr_scheduler_configs:
+            self._let_wait(config)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            if isinstance(callback, EarlyStopping):
+                _restart(callback)
+                self._let_wait(callback)
+            elif isinstance(callback, ModelCheckpoint) and callback.monitor:
+                _forget_best(callback)
+                callback._last_global_step_saved = self._step  # it would miss its score, which is an error
+
+    def epoch_begins(self, trainer: Trainer) -> None:
+        """After a whole epoch a metric that is still missing is a mistake again."""
+        if trainer.current_epoch > self._epoch + 1:
+            self.be_strict()
+
+    def validated(self, trainer: Trainer) -> None:
+        """Let checkpoints be saved at the step of the hand-over after all: its weights have a score of their own."""
+        if trainer.global_step != self._step:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            if isinstance(callback, ModelCheckpoint) and callback.monitor in trainer.callback_metrics:
+                callback._last_global_step_saved = 0
+
+    def be_strict(self) -> None:
+        """Let a missing metric be an error where it was one before."""
+        for waiting in self._waiting:
+            waiting.strict = True
+        self._waiting = []
+
+    def _let_wait(self, waiting: EarlyStopping | LRSchedulerConfig) -> None:
+        if waiting.strict:
+            waiting.strict = False
+            self._waiting.append(waiting)
 
 
-def let_save(trainer: Trainer) -> None:
-    """Let checkpoints be saved at the step of the hand-over after all, once validation has scored its weights."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
-        if isinstance(callback, ModelCheckpoint) and callback.monitor in trainer.callback_metrics:
-            callback._last_global_step_saved = 0
+def _forget_best(callback: ModelCheckpoint) -> None:
+    if callback.best_model_path:
+        rank_zero_warn(
+            f"{callback.best_model_path} is of the noisy phase, when weights hold less noise than certified: it must "
+            "not leave; the next checkpoint, if there is one, replaces it; release weights.safetensors alone: a "
+            "checkpoint also holds what other callbacks and the loops kept, which no certificate covers"
+        )
+    worst = _worst(callback)
+    callback.best_k_models = dict.fromkeys(callback.best_k_models, worst)
+    callback.kth_value, callback.best_model_path = worst, ""
+    callback.best_model_score = callback.current_score = None
 
 
 def _restart(callback: EarlyStopping) -> None:

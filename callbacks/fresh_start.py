@@ -39,12 +39,9 @@ def build_optimizers(trainer: Trainer, before: Before) -> None:
     """
     trainer.strategy.setup_optimizers(trainer)
     for optimizer in trainer.optimizers:
-        again = any(optimizer is other for other in before.optimizers)
-        if again or any(_steps(state) > 0 for state in optimizer.state.values()):
-            raise MisconfigurationException(
-                f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may "
-                "come from the forget set; build it anew each time"
-            )
+        if any(optimizer is other for other in before.optimizers):
+            raise _used_before(optimizer)
+    check_unused(trainer)
     for config in trainer.lr_scheduler_configs:
         again = any(config.scheduler is other for other in before.schedulers)
         if again and getattr(config.scheduler, "last_epoch", 0) > 0:
@@ -62,10 +59,7 @@ def check_unused(trainer: Trainer) -> None:
     """
     for optimizer in trainer.optimizers:
         if any(_steps(state) > 0 for state in optimizer.state.values()):
-            raise MisconfigurationException(
-                f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may "
-                "come from what it trained on then; build it anew each time"
-            )
+            raise _used_before(optimizer)
 
 
 def check_known(trainer: Trainer, module: LightningModule, operator: str) -> None:
@@ -110,6 +104,13 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
                 f"{name or type(layer).__name__} keeps an extra state, which {operator} can neither reset nor tell "
                 "from a trace of the forget set; keep it in a buffer, or leave the layer out"
             )
+
+
+def _used_before(optimizer: Optimizer) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may come from "
+        "the forget set; build it anew each time"
+    )
 
 
 _KNOWN = ("_modules", "_parameters", "_buffers", "_hparams", "_hparams_initial")

@@ -27,7 +27,7 @@ from ..plan import Outlook, Regime, too_many_pixels
 from ..weights import state_digest, weights_digest
 from .anchor_checks import check_distinct, check_history
 from .certified import CertifiedOperator
-from .early_scores import forget_noisy_phase, let_save
+from .early_scores import NoisyScores
 from .exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_unexposed, exposed_parameters
 from .fresh_start import Before, build_optimizers
 from .noise import KeyedNoise, shared_secret
@@ -105,8 +105,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._account = NoisyIteration()
         self._taken = 0
         self._handed_back = False
-        self._handed_back_at = self._epoch = -1
-        self._waiting: list[Any] = []
+        self._scores: NoisyScores | None = None
         self._pixels_checked = False
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
@@ -200,24 +199,26 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._hand_back_when_done(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a whole epoch a metric that is still missing is a mistake again."""
-        if trainer.current_epoch > self._epoch + 1:
-            self._be_strict()
+        """Expect metrics again, in time after the hand-over."""
+        if self._scores is not None:
+            self._scores.epoch_begins(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores of the weights that were handed over may be saved by."""
-        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step == self._handed_back_at:
-            let_save(trainer)
+        if self._scores is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._scores.validated(trainer)
 
     def put_back(self, trainer: Trainer, module: LightningModule) -> None:
-        """Forget the secret."""
+        """Forget the secret; let callbacks be as strict as they were."""
         super().put_back(trainer, module)
         self._noise = None
+        if self._scores is not None:
+            self._scores.be_strict()
+        self._scores = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the certified optimiser."""
         super().teardown(trainer, pl_module, stage)
-        self._be_strict()
         self._optimizer = None
 
     def shortfall(self) -> str | None:
@@ -258,11 +259,6 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._noise.add_(weights, self._taken, self.mechanism.sigma)
         self.mechanism.at(self._taken).account_step(self._account)
         self._taken += 1
-
-    def _be_strict(self) -> None:
-        for waiting in self._waiting:
-            waiting.strict = True
-        self._waiting = []
 
     def _foretell(self, d: int) -> None:
         """Say what will be left of the trained weights; nothing that is said depends on them."""
@@ -308,8 +304,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         build_optimizers(trainer, self._before)
         self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])
         self.note_first_batch(trainer.lightning_module)
-        self._waiting = forget_noisy_phase(trainer)
-        self._handed_back_at, self._epoch = trainer.global_step, trainer.current_epoch
+        self._scores = NoisyScores(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 
     def _same_anchor(self, module: LightningModule) -> Anchor:

@@ -7,27 +7,25 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import Module
 from torch.nn.parameter import Parameter, is_lazy
 
-from ..batch import Role
 from ..files import write_json
 from ..masks import View
 from ..operators import Effort, OperatorCard
 from ..requests import Ledger
 from ..weights import weights_digest
-from .deferred import DeferredCheck
 from .early_scores import forget_earlier_runs
 from .first_batch import FirstBatch
+from .forget_guard import ForgetGuard
 from .fresh_start import check_known
 from .refusals import check_averaging, check_callbacks, check_loop
 from .release import RECORD_NAME, divergence, holds_release, infinite_buffers, release
 from .running_statistics import RunningStatistics
-from .served import pair_of, roles_of, split_of
+from .served import pair_of, split_of
 
 _WEIGHTS_KEY = "erode_weights"
 """Of a checkpoint: the digest of all weights, which those that a resumed run starts from must have."""
@@ -91,13 +89,13 @@ class UnlearningOperator(Callback):
         """Whether it released weights."""
         self._started = 0.0
         self._statistics: RunningStatistics | None = None
-        self._forget_served = DeferredCheck(self._forget_atoms_refused)
+        self._guard = ForgetGuard(self)
         self._parameters: dict[str, Parameter] = {}
         self._never_finite: set[str] = set()
         self._first_batch = FirstBatch(type(self).__name__)
         self._saved_weights: str | None = None
         self._batches_before = 0
-        self._original = ""
+        self._original_digest = ""
 
     # Slots ---------------------------------------------------------------------------------------------------
 
@@ -172,7 +170,7 @@ class UnlearningOperator(Callback):
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
         self._first_batch, self._saved_weights = FirstBatch(type(self).__name__), None
         self._batches_before = 0
-        self._forget_served = DeferredCheck(self._forget_atoms_refused)
+        self._guard = ForgetGuard(self)
         data = _datamodule(trainer)
         if hasattr(data, "serve"):
             self._view_before = data.view
@@ -232,9 +230,9 @@ class UnlearningOperator(Callback):
             self.note_first_batch(pl_module)
             return
         self.remember(trainer, pl_module)
-        self._original = weights_digest(pl_module)
+        self._original_digest = weights_digest(pl_module)
         # Of a run that promises, its hash would let anyone test a guess of the original weights.
-        start = {} if self._promises else {"initial_weights": self._original}
+        start = {} if self._promises else {"initial_weights": self._original_digest}
         self._record = {
             **identity,
             "guarantee": self.card.guarantee,
@@ -253,21 +251,20 @@ class UnlearningOperator(Callback):
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         retained = pair_of(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
-        self._ask_roles(retained)
+        self._guard.see(retained)
         if trainer.global_step == self._record.get("first_step"):
-            self._forget_served.settle()
+            self._guard.settle()
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Refuse forget atoms here too, where a run promises: scores stop runs, and choose among their weights."""
         if self._promises and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._ask_roles(batch)
+            self._guard.see(batch)
 
     def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Refuse forget atoms also in what something reads of the training set beside the batches."""
-        if any(bool((role == Role.FORGET).any()) for role in roles_of(batch)):
-            raise self._forget_atoms_refused()
+        self._guard.see_now(batch)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in the record that nothing was released, unless it was already; Lightning calls no ``teardown``."""
@@ -279,7 +276,7 @@ class UnlearningOperator(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
-        self._forget_served.settle()
+        self._guard.settle()
         self._first_batch.check(pl_module)
         self._check_parameters(pl_module)
         self.finished = True
@@ -307,7 +304,7 @@ class UnlearningOperator(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save nothing that the run would not release."""
-        self._forget_served.settle()
+        self._guard.settle()
         self._check_parameters(pl_module)
         checkpoint[_WEIGHTS_KEY] = weights_digest(pl_module)
 
@@ -317,7 +314,7 @@ class UnlearningOperator(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The record so far, plain data."""
-        self._forget_served.settle()
+        self._guard.settle()
         batches = self._batches_before if self._statistics is None else self._statistics.batches
         return {"record": self._record, "statistics_batches": batches}
 
@@ -344,17 +341,6 @@ class UnlearningOperator(Callback):
                 f"{(strange or ['a parameter'])[0]} was replaced since the run began, so what the module holds is not "
                 "what was trained; let no callback or hook put other tensors into the module's place"
             )
-
-    def _ask_roles(self, batch: Any) -> None:
-        marks = [(role == Role.FORGET).any() for role in roles_of(batch)]
-        if marks:
-            self._forget_served.ask(torch.stack(marks).any())
-
-    def _forget_atoms_refused(self) -> MisconfigurationException:
-        return MisconfigurationException(
-            f"a loader still serves forget atoms to {type(self).__name__}: for training, serve the view "
-            f"'{self.view.value}' instead (MaskDataModule.serve); validation steers the run, so keep them out of it too"
-        )
 
     def _identity(self, trainer: Trainer) -> dict[str, Any]:
         """What may not change between a run and its continuation."""

@@ -24,7 +24,8 @@ class Recorder:
     exposed to before: its gradients came through all of them. A tensor has not changed if it equals its start bit for
     bit *and*, as far as there were batches, is a parameter that never required a gradient, or a buffer of no
     normalisation layer in training mode. What changed without a batch, and without anything read beside them that was
-    announced, learnt from nobody knows what: unknown.
+    announced, learnt from nobody knows what: unknown. So is all that changed before a first batch, announced or not:
+    it may have been loaded.
 
     Args:
         history: ledger of the weights that the module holds.

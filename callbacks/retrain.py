@@ -106,7 +106,7 @@ class Retrain(UnlearningOperator):
                     if isinstance(tensor, Tensor):
                         tensor.copy_(trainer.strategy.broadcast(tensor))
         self._record["anchor_weights"] = weights_digest(module)
-        if self._record["anchor_weights"] == self._original:
+        if self._record["anchor_weights"] == self._original_digest:
             raise MisconfigurationException(
                 f"the anchor {self.anchor} holds the very weights that are to be unlearned; give weights that were "
                 "computed without the forget set, or no anchor for a fresh start"

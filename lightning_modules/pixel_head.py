@@ -146,7 +146,7 @@ class PixelHead(SegmentationModule):
         loader = self.trainer.train_dataloader
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
             raise MisconfigurationException("PixelHead reads one DataLoader over a data set with an index; give one")
-        if (why := why_partial(loader)) is not None:
+        if (why := why_partial(loader, self.trainer)) is not None:
             raise MisconfigurationException(f"PixelHead reads the whole data set, and {why}")
         size = len(loader.dataset)  # type: ignore[arg-type]  # Dataset declares no __len__
         if batch_size is not None and batch_size > size:

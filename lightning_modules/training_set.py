@@ -38,7 +38,7 @@ def read_training_set(
         raise MisconfigurationException(
             f"an image classifier learns from one DataLoader, got {type(loader).__name__}; serve one view of the data"
         )
-    if (why := why_partial(loader)) is not None:
+    if (why := why_partial(loader, trainer)) is not None:
         raise MisconfigurationException(f"the objective counts the classes and flags of the whole data set, and {why}")
     size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or a sampler could not draw from it
     share = range(trainer.global_rank, size, trainer.world_size)

@@ -86,7 +86,7 @@ def check_certificate(content: Content) -> Mechanism:
     """Check everything that needs no other file.
 
     Args:
-        content: a certificate as ``json.loads`` gives it.
+        content: a certificate as :func:`~erode.files.parse_json` gives it.
 
     Returns:
         The mechanism that it certifies.

@@ -1,11 +1,14 @@
 """`erode operators` and the documentation say what the classes say, and what they point to is there."""
 
+import inspect
+import pickle
 import shutil
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch import Callback
 
 from erode import callbacks, lightning_modules
 from erode.cli import main
@@ -83,3 +86,13 @@ def test_pages_are_written_anew_and_nothing_else_in_them_changes(tmp_path, capsy
 def test_a_page_that_asks_for_what_there_is_not_is_refused(asks, says):
     with pytest.raises(ValueError, match=says):
         filled(f"<!-- generated: {asks} -->\n<!-- end -->", CARDS)
+
+
+def test_operators_can_be_sent_to_processes_that_are_spawned():
+    sent = set()
+    for name, kind in operator_kinds().items():
+        needs = [p for p in inspect.signature(kind).parameters.values() if p.default is p.empty and p.kind < 2]
+        if issubclass(kind, Callback) and not needs:
+            assert type(pickle.loads(pickle.dumps(kind()))) is kind
+            sent.add(name)
+    assert sent >= {"FineTune", "Retrain", "GradientClipping", "Scrub"}
