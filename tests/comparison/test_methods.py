@@ -52,6 +52,14 @@ def test_rows_know_the_labels_that_their_operator_asks_for(tmp_path):
             assert method.view is method.operator(task).view, method.title
 
 
+def test_only_certified_rows_are_told_epsilon(tmp_path):
+    """A grid over ε computes all others once."""
+    task = Task(tmp_path / "row", data(), steps=4, model=SegmentationModule, start=tmp_path / "start")
+    for method in METHODS.values():
+        operator = None if method.operator is None else method.operator(task)
+        assert method.certified == (operator is not None and operator.card.guarantee == "certified"), method.title
+
+
 def test_rows_start_from_weights_that_fit_them():
     for method in METHODS.values():
         if method.start is not None:

@@ -15,6 +15,7 @@ from ..files import write_json, write_text
 from ..rows import check_settings
 from .figures import draw_figures
 from .grid import Cell, read_grid
+from .shared_rows import take_over
 from .tables import markdown, write_tables
 
 REFUSALS = (MisconfigurationException, ValueError, RuntimeError, ArithmeticError, FileNotFoundError)
@@ -29,10 +30,12 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
     """Run every row of a grid of comparisons; write one results file, tables and figures.
 
     A grid that was killed goes on where it stopped when it is called again; a grid that has grown computes what is
-    new. Each cell has a folder with its ``config.yaml``, which ``erode compare --config`` repeats alone, and with the
-    weights, certificates and logs of its rows. ``results.csv`` has one line per row in the order of the grid, with the
-    digest of its configuration and settings; wall times, which no two runs share, stand in ``timings.csv``. A row that
-    fails does not end the others: ``failures.json`` says why, and the next call tries again.
+    new. What ε and δ have no part in is computed once for all cells that differ in nothing else, unless ``wandb`` wants
+    a run for each. Each cell has a folder with its ``config.yaml``, which ``erode compare --config`` repeats alone,
+    and with the weights, certificates and logs of its rows. ``results.csv`` has one line per row in the order of the
+    grid, with the digest of its configuration and settings; wall times, which no two runs share, stand in
+    ``timings.csv``. A row that fails does not end the others: ``failures.json`` says why, and the next call tries
+    again.
 
     Args:
         grid: YAML, see :func:`erode.benchmark.grid.read_grid`.
@@ -58,6 +61,8 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
         for seed in cell.seeds:
             for method in cell.methods:
                 try:
+                    if not wandb:  # there, every row is a run of its own
+                        take_over(out / "cells", folder, method, seed)
                     experiment.row(method, seed)
                 except REFUSALS as error:
                     failures[f"{cell.name}/{method}-seed{seed}"] = f"{type(error).__name__}: {error}"

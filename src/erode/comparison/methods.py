@@ -104,6 +104,7 @@ class Method:
         module: makes its module; None = the one of the comparison.
         share: part of the steps of a row that it takes.
         first: labels that it learns in the other part, before; those weights are kept too, all with their ledgers.
+        certified: whether ε and δ of the comparison have a part in it.
     """
 
     title: str
@@ -114,6 +115,7 @@ class Method:
     module: Callable[[Task], SegmentationModule] | None = None
     share: float = 1.0
     first: View | None = None
+    certified: bool = False
 
 
 class _Certified(Protocol):
@@ -127,6 +129,7 @@ def _certified(title: str, operator: _Certified) -> Method:
         View.RETAIN,
         lambda task: operator(task.epsilon, task.delta, folder=task.folder),
         start="coarse",
+        certified=True,
     )
 
 
@@ -198,6 +201,7 @@ METHODS: dict[MethodName, Method] = {
         "same noise",
         View.RETAIN,
         lambda task: GradientClipping(task.epsilon, task.delta, folder=task.folder),
+        certified=True,
     ),
     "scrub": _approximate("SCRUB", Scrub),
     "scrub_r": _approximate("SCRUB+R", ScrubRewind),
@@ -221,6 +225,7 @@ METHODS: dict[MethodName, Method] = {
         lambda task: ResidualCertificate(task.epsilon, task.delta, ridge=RIDGE, folder=task.folder),
         start="pixel_head",
         module=_head(),
+        certified=True,
     ),
     "newton_step": Method(
         "certified: Newton step of a pixel head",
@@ -229,6 +234,7 @@ METHODS: dict[MethodName, Method] = {
         _newton,
         start="pixel_head",
         module=_head(),
+        certified=True,
     ),
     "projected_noisy_sgd": Method(
         "certified: noisy SGD of a pixel head",
@@ -237,6 +243,7 @@ METHODS: dict[MethodName, Method] = {
         _noisy_sgd,
         start="pixel_head",
         module=_head(SGD_RIDGE),
+        certified=True,
     ),
     # Each of its steps takes all images, one by one: what an epoch of the other rows takes, and longer.
     "pcmu": Method("PCMU, coarse masks (forgets within its budget)", "PCMU", View.COARSE, module=_quantised, share=0.1),

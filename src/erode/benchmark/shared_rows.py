@@ -1,0 +1,61 @@
+"""Rows that ε and δ have no part in: computed once for all cells of a grid that differ in nothing else."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..comparison import METHODS, MethodName, Row
+from ..files import digest_of
+from ..rows import stored
+
+TARGET = ("epsilon", "delta")
+"""Settings that only certified rows depend on."""
+
+
+def take_over(cells: Path, folder: Path, method: MethodName, seed: int) -> bool:
+    """Copy a row, with its weights and logs, from a cell that it would have come out the same in.
+
+    Args:
+        cells: folder with a folder for each cell.
+        folder: of the cell that misses the row; holds its settings.
+        method: of the row; nothing is copied for one that is told ε.
+        seed: of the row.
+
+    Returns:
+        Whether the row is there now.
+    """
+    name = f"{method}-seed{seed}"
+    path = folder / "rows" / f"{name}.json"
+    if path.exists():
+        return True
+    if METHODS[method].certified:
+        return False
+    wanted = _settings(folder)
+    for other in sorted(cells.iterdir()):
+        row = other / "rows" / path.name
+        if row.exists() and _settings(other) == wanted:
+            stored(path, functools.partial(_copied, row, other, folder, name))
+            print(f"seed {seed}: {METHODS[method].title}, as in {other.name}", flush=True)
+            return True
+    return False
+
+
+def _copied(row: Path, other: Path, folder: Path, name: str) -> Row:
+    for part in ("weights", "logs"):
+        shutil.rmtree(folder / part / name, ignore_errors=True)  # what a copy that was cut short left behind
+        shutil.copytree(other / part / name, folder / part / name)
+    content: Row = json.loads(row.read_text(encoding="utf-8"))
+    return content
+
+
+def _settings(folder: Path) -> str | None:
+    """Digest of all that rows without a target depend on; None where no settings are."""
+    try:
+        settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return digest_of({key: value for key, value in settings.items() if key not in TARGET})
