@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
 
 
 def test_what_epsilon_has_no_part_in_is_trained_once(finished):
-    lines = [line for line in finished[1].splitlines() if line.startswith("seed ")]
+    lines = [line for line in finished[1].splitlines() if line.startswith("seed 0: ")]
     assert sum("as in 1" in line for line in lines) == 2
     assert len(lines) == 8
 
