@@ -29,32 +29,47 @@ class ForgetGuard:
 
     def __init__(self, operator: HasView) -> None:
         self._operator = operator
-        self._served = DeferredCheck(self._refusal)
+        self._training = DeferredCheck(self._refuse_training)
+        self._validation = DeferredCheck(self._refuse_validation)
 
     def see(self, batch: Any) -> None:
-        """Look at a batch of training, or of validation, which steers the run."""
-        if (served := _marked(batch)) is not None:
-            self._served.ask(served)
+        """Look at a batch of training."""
+        _ask(self._training, batch)
+
+    def see_validation(self, batch: Any) -> None:
+        """Look at a batch of validation, which steers the run."""
+        _ask(self._validation, batch)
 
     def see_now(self, batch: Any) -> None:
-        """Look at what was read beside the batches, and wait for the answer."""
+        """Look at what was read of the training set beside the batches, and wait for the answer."""
         if (served := _marked(batch)) is not None and bool(served):
-            raise self._refusal()
+            raise self._refuse_training()
 
     def settle(self) -> None:
-        """Wait for the answer of the last batch.
+        """Wait for the answers of the last batches.
 
         Raises:
-            MisconfigurationException: if it held forget atoms.
+            MisconfigurationException: if they held forget atoms.
         """
-        self._served.settle()
+        self._training.settle()
+        self._validation.settle()
 
-    def _refusal(self) -> MisconfigurationException:
+    def _refuse_training(self) -> MisconfigurationException:
         return MisconfigurationException(
-            f"a loader still serves forget atoms to {type(self._operator).__name__}: for training, serve the view "
-            f"'{self._operator.view.value}' instead (MaskDataModule.serve); validation steers the run, so keep them "
-            "out of it too"
+            f"the training loader still serves forget atoms to {type(self._operator).__name__}: serve the view "
+            f"'{self._operator.view.value}' instead (MaskDataModule.serve), or leave out what is marked FORGET"
         )
+
+    def _refuse_validation(self) -> MisconfigurationException:
+        return MisconfigurationException(
+            f"a validation loader serves forget atoms to {type(self._operator).__name__}, and its scores steer the run "
+            "(they stop it and choose among its weights): validate on images that are not to be forgotten"
+        )
+
+
+def _ask(check: DeferredCheck, batch: Any) -> None:
+    if (served := _marked(batch)) is not None:
+        check.ask(served)
 
 
 def _marked(batch: Any) -> Tensor | None:

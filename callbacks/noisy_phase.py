@@ -33,7 +33,7 @@ from .fresh_start import Before, build_optimizers
 from .noise import KeyedNoise, shared_secret
 from .noisy_sgd import NoisySGD, Vector, project_
 from .observation import pixels_per_image
-from .refusals import check_rounding, check_setup, keeps_start
+from .refusals import check_rounding, check_setup, remembers
 from .rounding import radius_within
 
 
@@ -115,8 +115,8 @@ class NoisyPhase(CertifiedOperator, base=True):
 
     @classmethod
     def refuses(cls, module: nn.Module) -> str | None:
-        """Also modules that come back to the weights that training starts from, unless noise comes first."""
-        kept = None if cls.noise_first else keeps_start(module, cls.__name__)
+        """Also modules that remember what was before the noise, unless that comes first."""
+        kept = None if cls.noise_first else remembers(module, cls.__name__)
         return super().refuses(module) or kept
 
     @abstractmethod

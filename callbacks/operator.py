@@ -260,7 +260,7 @@ class UnlearningOperator(Callback):
     ) -> None:
         """Refuse forget atoms here too, where a run promises: scores stop runs, and choose among their weights."""
         if self._promises and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._guard.see(batch)
+            self._guard.see_validation(batch)
 
     def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Refuse forget atoms also in what something reads of the training set beside the batches."""

@@ -109,17 +109,26 @@ def manual(module: Module, operator: str) -> str | None:
     )
 
 
-def keeps_start(module: Module, operator: str) -> str | None:
-    """Why a module that copies its weights when training starts cannot take certified steps; None = it does not.
+def remembers(module: Module, operator: str) -> str | None:
+    """Why a module that remembers weights without noise, or what they made of images, cannot take certified steps.
 
-    The copy has no noise, and comes back after the last certified step.
+    Args:
+        module: says so of itself: ``keeps_start`` where the weights that training starts from come back later,
+            ``keeps_losses`` where losses of earlier steps steer later ones.
+        operator: name of the callback, for the message.
+
+    Returns:
+        Reason and remedy; None = it does not.
     """
-    if not getattr(module, "keeps_start", False):
+    if getattr(module, "keeps_start", False):
+        what, remedy = "keeps the weights that training starts from and comes back to them", "of one stage"
+    elif getattr(module, "keeps_losses", False):
+        what, remedy = "weighs images by the losses of earlier steps and goes on so", "that remembers none, as ERM"
+    else:
         return None
     return (
-        f"{type(module).__name__} keeps the weights that training starts from, which have no noise yet, and comes back "
-        f"to them after the certified steps of {operator}; use OutputPerturbation, whose noise comes first, or an "
-        "objective of one stage"
+        f"{type(module).__name__} {what} after the certified steps of {operator}, whose noise was not there yet; use "
+        f"OutputPerturbation, whose noise comes first, or an objective {remedy}"
     )
 
 

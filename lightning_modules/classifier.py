@@ -99,6 +99,11 @@ class ImageClassifier(EvaluatedModule):
         """Whether the weights that training starts from come back later; asked by operators that do not start clean."""
         return self.objective.stage_end is not None
 
+    @property
+    def keeps_losses(self) -> bool:
+        """Whether losses of earlier weights steer later steps; asked by the same."""
+        return self.objective.learns
+
     def setup(self, stage: str) -> None:
         """A run begins with the first stage; a checkpoint that it goes on from is read later."""
         super().setup(stage)

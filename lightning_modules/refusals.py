@@ -167,5 +167,4 @@ def _serves_batches(dataset: object) -> bool:
 
 def _remembers(objective: ClassificationObjective) -> bool:
     """Whether it looks at the training set, or learns on the way, by which samples meet."""
-    learns = type(objective).progress is not ClassificationObjective.progress
-    return learns or objective.asks_for_groups or objective.stage_end is not None
+    return objective.learns or objective.asks_for_groups or objective.stage_end is not None

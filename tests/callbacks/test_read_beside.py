@@ -6,10 +6,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from linear_classifier import Items, classifier
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 
-from erode.batch import FIELDS, NO_PRIOR
 from erode.callbacks import (
     BackgroundNormalisation,
     ExposureLedger,
@@ -107,35 +107,6 @@ def test_what_changed_without_a_batch_or_a_word_is_unknown(tmp_path):
     ledger = read_ledger(tmp_path / "ledger.json")
     assert ledger.exposed_tensors({"never seen": Level.FORGET}) == ["network.head"]
     assert ledger.last_run[0].unknown
-
-
-class Items(Dataset):
-    """Images for a linear classifier; some labels can be turned."""
-
-    def __init__(self, size=16, turned=()):
-        generator = torch.Generator().manual_seed(0)
-        blank = {key: torch.zeros(4, 4, dtype=field.dtype) for key, field in FIELDS.items() if field.per_pixel}
-        self.items = []
-        for i in range(size):
-            image = torch.randn(1, 4, 4, generator=generator)
-            label = int(image.mean() > 0) ^ (i in turned)
-            whole = {"label": torch.tensor(label), "flag": torch.tensor(i % 2), "counted": torch.tensor(True)}
-            prior = {"prior": torch.full((4, 4), NO_PRIOR)}
-            self.items.append({"image": image, **blank, **prior, **whole, "id": f"s{i}"})
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
-
-
-def classifier(objective=None):
-    torch.manual_seed(0)
-    return ImageClassifier(
-        nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), num_classes=2, objective=objective, lr_scheduler=None,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-    )  # fmt: skip
 
 
 OBJECTIVES = {

@@ -144,7 +144,7 @@ def test_validation_that_serves_forget_atoms_is_refused(tmp_path):
         accelerator="cpu", devices=1, max_epochs=2, callbacks=[Retrain()], default_root_dir=tmp_path, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    with pytest.raises(MisconfigurationException, match="validation steers the run"):
+    with pytest.raises(MisconfigurationException, match="a validation loader serves forget atoms to Retrain"):
         trainer.fit(Validated(), batches(), DataLoader(items, batch_size=2))
     assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
 

@@ -63,6 +63,11 @@ class ClassificationObjective(nn.Module, ABC):
         """Optimiser steps after which this stage ends; None = with the run."""
         return None
 
+    @property
+    def learns(self) -> bool:
+        """Whether the losses of earlier steps have a part in later ones; so, if there is `progress`."""
+        return type(self).progress is not ClassificationObjective.progress
+
     def begin(self, data: TrainingSet) -> None:
         """Look at the training images before the first step."""
 
