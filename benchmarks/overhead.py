@@ -32,7 +32,7 @@ from rich.table import Table
 from scipy.stats import binom
 
 from erode.callbacks import GradientClipping, ModelClipping
-from erode.callbacks.noisy_phase import NoisyPhase
+from erode.callbacks.bases.noisy_phase import NoisyPhase
 
 STEPS = 5000
 """Certified steps: more than are ever taken here."""

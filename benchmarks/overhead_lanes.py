@@ -14,7 +14,7 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from erode.callbacks.noisy_phase import NoisyPhase
+from erode.callbacks.bases.noisy_phase import NoisyPhase
 
 CLASSES = 3
 

@@ -1,6 +1,7 @@
 """Unlearning operators and monitors as Lightning callbacks: one per file."""
 
 from .background_normalisation import BackgroundNormalisation
+from .bases.operator import UnlearningOperator
 from .blockwise import Blockwise
 from .cf_k import CFk
 from .cns import CNS
@@ -16,7 +17,6 @@ from .neg_grad_plus import NegGradPlus
 from .newton_step import NewtonStep
 from .noise_crop import NoiseCrop
 from .noisy_learning import NoisyLearning
-from .operator import UnlearningOperator
 from .output_perturbation import OutputPerturbation
 from .prediction_writer import PredictionWriter
 from .projected_noisy_sgd import ProjectedNoisySGD

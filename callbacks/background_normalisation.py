@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from ..debiasing import background_mean, replace_background
 from ..whole_set import announce, why_partial
-from .debiased_input import DebiasedInput, Forward
-from .observation import Key, class_map, entry
+from .bases.debiased_input import DebiasedInput, Forward
+from .batches.observation import Key, class_map, entry
 
 
 class BackgroundNormalisation(DebiasedInput):
@@ -30,7 +30,7 @@ class BackgroundNormalisation(DebiasedInput):
     ``mask_key="mask", training=True``. A segmentation network must not: the pasted rim would give its target away.
 
     Args:
-        mask_key: see :class:`~erode.callbacks.debiased_input.DebiasedInput`.
+        mask_key: see :class:`~erode.callbacks.bases.debiased_input.DebiasedInput`.
         training: normalise training and its validation too; needs ``mask_key``.
         image_key: where a training batch keeps images.
         background_key: where it keeps the masks outside of which is background, integer ``[B, *spatial]``; coarse ones

@@ -17,12 +17,12 @@ from ..accounting import NoisyIteration, Reference
 from ..certificate import Account, Target
 from ..mechanisms import BlockwiseMechanism
 from ..operators import OperatorCard
-from .blocks import blocks_of
-from .exposure import INITIALISATION, exposed_parameters
+from .bases.blocks import blocks_of
+from .bases.noisy_phase import NoisyPhase
 from .gradient_clipping import automatic_steps
-from .noisy_phase import NoisyPhase
-from .noisy_sgd import Vector, clip_, project_
-from .rounding import clip_norm_within, radius_within, reach
+from .guards.exposure import INITIALISATION, exposed_parameters
+from .noise.noisy_sgd import Vector, clip_, project_
+from .noise.rounding import clip_norm_within, radius_within, reach
 
 _Item = TypeVar("_Item")
 
@@ -51,7 +51,7 @@ class Blockwise(NoisyPhase):
             of the network), or a shell pattern for each block, in the order of their turns; a parameter belongs to
             the first that fits.
         reference: see :data:`~erode.accounting.Reference`.
-        anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        anchor: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ of each step; then ε follows.
         shrink: see there.
@@ -61,7 +61,7 @@ class Blockwise(NoisyPhase):
     Raises:
         ValueError: for arguments out of range.
         MisconfigurationException: before the first step, also if an exposed parameter is in no block, or a block is
-            empty; else see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+            empty; else see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
 
     Source:
         Dolgova and Stich 2026, "Sequential subspace noise injection"; with a real clip in place of an assumed

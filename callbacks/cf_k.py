@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..operators import OperatorCard
-from .blocks import LastBlocks
+from .bases.blocks import LastBlocks
 
 
 class CFk(LastBlocks):
     """Keep training the last ``k`` blocks with the user's own loss and optimiser; nothing else changes.
 
-    See :class:`~erode.callbacks.blocks.LastBlocks` for what a block is. Guarantee: none (approximate): the blocks
+    See :class:`~erode.callbacks.bases.blocks.LastBlocks` for what a block is. Guarantee: none (approximate): the blocks
     before them still hold what they learnt from the forget set. Stores nothing. At most one gradient evaluation per
     step.
 
@@ -22,7 +22,7 @@ class CFk(LastBlocks):
 
     Raises:
         ValueError: for k < 1.
-        MisconfigurationException: see :class:`~erode.callbacks.blocks.LastBlocks`.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.blocks.LastBlocks`.
 
     Source: Goel et al. 2022 (catastrophic forgetting of the last k layers).
     """

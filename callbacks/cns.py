@@ -18,10 +18,10 @@ from ..certificate import Target
 from ..curvature import extreme_eigenvalue, flatten, lissa, unflatten
 from ..mechanisms import CNSMechanism, published_sensitivity
 from ..operators import Effort, OperatorCard
-from .exposure import INITIALISATION, Anchor
-from .noisy_phase import NoisyPhase
-from .noisy_sgd import Vector, project_
-from .retained_loss import RetainedLoss
+from .bases.noisy_phase import NoisyPhase
+from .bases.retained_loss import RetainedLoss
+from .guards.exposure import INITIALISATION, Anchor
+from .noise.noisy_sgd import Vector, project_
 
 BATCHES = 4
 """Batches on which curvature is measured."""
@@ -60,7 +60,7 @@ class CNS(NoisyPhase):
         hessian_lipschitz: M, for the published sensitivity only; 0 gives its lower bound.
         reference: see :data:`~erode.accounting.Reference`. ``anchor`` needs the noise of ``retrained``: that run takes
             a Newton step too.
-        anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        anchor: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ; then ε follows.
         shrink: see there.
@@ -69,7 +69,7 @@ class CNS(NoisyPhase):
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
 
     Source:
         Zhang B. et al. 2024, "Towards certified unlearning for deep neural networks"; theory §5.

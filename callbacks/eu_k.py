@@ -9,15 +9,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from ..operators import OperatorCard
-from .blocks import LastBlocks
-from .fresh_start import Before, build_optimizers
-from .retrain import refuse_memories, unresettable
+from .bases.blocks import LastBlocks
+from .guards.fresh_start import Before, build_optimizers
+from .guards.refusals import refuse_memories
+from .guards.reset import unresettable
 
 
 class EUk(LastBlocks):
     """Re-initialise the last ``k`` blocks by their own ``reset_parameters`` and train them anew; nothing else changes.
 
-    See :class:`~erode.callbacks.blocks.LastBlocks` for what a block is. Guarantee: none (approximate): the last
+    See :class:`~erode.callbacks.bases.blocks.LastBlocks` for what a block is. Guarantee: none (approximate): the last
     blocks are retrained exactly, but on features that the blocks before them learnt from the forget set. Stores
     nothing. At most one gradient evaluation per step.
 
@@ -28,7 +29,7 @@ class EUk(LastBlocks):
 
     Raises:
         ValueError: for k < 1.
-        MisconfigurationException: see :class:`~erode.callbacks.blocks.LastBlocks`; and if a parameter of the last
+        MisconfigurationException: see :class:`~erode.callbacks.bases.blocks.LastBlocks`; and if a parameter of the last
             blocks cannot be re-initialised, or weights are averaged.
 
     Source: Goel et al. 2022 (exact unlearning of the last k layers).

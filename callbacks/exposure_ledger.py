@@ -13,12 +13,13 @@ from torch import nn
 
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, read_ledger
 from ..weights import state_digest
-from .atoms import AtomReader, Atoms, source_of
-from .fresh_start import check_known, check_unused
-from .observation import run_folder
-from .operator import operators_of
-from .recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
-from .retrain import refuse_memories, reset_parameters, unresettable
+from .bases.operator import operators_of
+from .batches.atoms import AtomReader, Atoms, source_of
+from .batches.observation import run_folder
+from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
+from .guards.fresh_start import check_known, check_unused
+from .guards.refusals import refuse_memories
+from .guards.reset import reset_parameters, unresettable
 
 INITIALISATION, UNEXPOSED = "initialisation", "unexposed"
 """Histories that need no file."""
@@ -43,7 +44,7 @@ class ExposureLedger(Callback):
             word that they never saw an atom (e.g. public pretraining). A file: its ledger, which must be that of these
             very weights. None: unknown, unless an operator of the same run (Rewind, Retrain) replaces them.
             A resumed run goes on with the ledger of its checkpoint.
-        atoms: for loaders of someone else's, see :class:`~erode.callbacks.atoms.AtomReader`.
+        atoms: for loaders of someone else's, see :class:`~erode.callbacks.batches.atoms.AtomReader`.
         folder: where ``ledger.json`` goes at the end; None = the folder of the run. Another goes beside what an
             operator released.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..masks import View
 from ..operators import OperatorCard
-from .operator import UnlearningOperator
+from .bases.operator import UnlearningOperator
 
 
 class FineTune(UnlearningOperator):

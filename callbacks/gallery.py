@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..batch import UNKNOWN_ARTEFACT
 from ..pictures import Sample, display_image, flatten_volume, gallery_figure, rgb_array, save_figure
-from .observation import Key, Weights, class_map, entry, initial_weights, predict, run_folder
+from .batches.observation import Key, Weights, class_map, entry, initial_weights, predict, run_folder
 
 FINE, COARSE, BEFORE, AFTER = "fine mask", "coarse mask", "before", "after"
 

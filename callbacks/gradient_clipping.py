@@ -13,10 +13,10 @@ from ..accounting import Reference, gradient_clipping_sigma, gradient_shift, ini
 from ..certificate import Target
 from ..mechanisms import GradientClippingMechanism
 from ..operators import OperatorCard
-from .exposure import INITIALISATION
-from .noisy_phase import NoisyPhase
-from .noisy_sgd import Vector, clip_
-from .rounding import clip_norm_within, reach
+from .bases.noisy_phase import NoisyPhase
+from .guards.exposure import INITIALISATION
+from .noise.noisy_sgd import Vector, clip_
+from .noise.rounding import clip_norm_within, reach
 
 
 class GradientClipping(NoisyPhase):
@@ -39,7 +39,7 @@ class GradientClipping(NoisyPhase):
         steps: T >= 1, or ``auto``: those that need the least noise per step.
         reference: see :data:`~erode.accounting.Reference`. ``noise`` compares with a run that takes no gradient in
             the noisy phase, and needs the least noise.
-        anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        anchor: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ of each step; then ε follows.
         shrink: see there.
@@ -48,7 +48,7 @@ class GradientClipping(NoisyPhase):
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
 
     Source:
         Koloskova et al. 2025; account by Bok, Su and Altschuler 2024; theory §4.

@@ -15,9 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..batch import UNKNOWN_FLAG
 from ..debiasing import reverse_gradient
-from .bottleneck import find_bottleneck
-from .observation import Key, entry
-from .operator import operators_of
+from .bases.operator import operators_of
+from .batches.bottleneck import find_bottleneck
+from .batches.observation import Key, entry
 
 HEAD = "artefact_head"
 """Name of the head in the module while a run lasts."""

@@ -12,9 +12,9 @@ from ..accounting import Reference, contraction_steps
 from ..certificate import Target
 from ..mechanisms import ModelClippingMechanism
 from ..operators import OperatorCard
-from .exposure import INITIALISATION
-from .noisy_phase import NoisyPhase
-from .noisy_sgd import Vector, project_
+from .bases.noisy_phase import NoisyPhase
+from .guards.exposure import INITIALISATION
+from .noise.noisy_sgd import Vector, project_
 
 
 class ModelClipping(NoisyPhase):
@@ -36,7 +36,7 @@ class ModelClipping(NoisyPhase):
         weight_decay: λ >= 0, pull to the anchor, inside the projection.
         steps: T >= 1, or ``auto``: the fewest that reach ``epsilon`` with ``sigma``.
         reference: see :data:`~erode.accounting.Reference`. For ``noise`` further steps do not lower the noise.
-        anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        anchor: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ of each step.
         shrink: see there.
@@ -45,7 +45,7 @@ class ModelClipping(NoisyPhase):
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
 
     Source:
         Koloskova et al. 2025; contraction by Asoodeh et al. 2020 and Balle et al. 2018; theory §4.

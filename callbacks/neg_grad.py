@@ -12,9 +12,9 @@ from torch import Tensor
 from ..losses import RingAscentLoss, RingReweightedLoss
 from ..masks import View
 from ..operators import OperatorCard
-from .atom_batches import mean_count
-from .observation import entry
-from .own_loss import GuardedLoss, logits_of
+from .bases.own_loss import GuardedLoss, logits_of
+from .batches.atom_batches import mean_count
+from .batches.observation import entry
 
 Reading = Literal["reweighted", "ascent"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..masks import View
 from ..operators import OperatorCard
-from .atom_batches import BatchKeys, mean_over
-from .own_loss import GuardedLoss, first_head, label_loss, logits_of
+from .bases.own_loss import GuardedLoss, first_head, label_loss, logits_of
+from .batches.atom_batches import BatchKeys, mean_over
 
 
 class NegGradPlus(GuardedLoss):
@@ -22,7 +22,7 @@ class NegGradPlus(GuardedLoss):
     :mod:`erode.batch`, else the mean cross-entropy of retained atoms to their labels; ℓ_f is the cross-entropy of
     forget atoms to the coarse labels that the original model was trained on. Cross-entropies are means over the atoms
     of all processes. The second term is unbounded, so a guard stops the run before collapse (see
-    :class:`~erode.callbacks.own_loss.GuardedLoss`).
+    :class:`~erode.callbacks.bases.own_loss.GuardedLoss`).
 
     A DataModule of ours serves the two kinds side by side; elsewhere give ``fit`` loaders ``{"retain": ...,
     "forget": ...}``. The shorter one is cycled. Running statistics follow the retained images alone.

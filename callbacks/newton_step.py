@@ -12,7 +12,7 @@ from ..certificate import Target
 from ..mechanisms import NewtonMechanism
 from ..operators import OperatorCard
 from ..ridge import RidgeObjective
-from .head_operator import HeadOperator
+from .bases.head_operator import HeadOperator
 
 
 class NewtonStep(HeadOperator):
@@ -37,14 +37,14 @@ class NewtonStep(HeadOperator):
         residual: τ₀, gradient norm at which the original training stopped (``tolerance`` of the module).
         ridge: λ of the module, and of the original training.
         reference: see :data:`~erode.accounting.ConvexReference`.
-        anchor: see :class:`~erode.callbacks.head_operator.HeadOperator`.
+        anchor: see :class:`~erode.callbacks.bases.head_operator.HeadOperator`.
         sigma: σ; then ε follows.
         seed: debugging only: no certificate.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: see :class:`~erode.callbacks.head_operator.HeadOperator`; also for another n.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.head_operator.HeadOperator`; also for another n.
 
     Source:
         Sekhari et al. 2021, "Remember what you want to forget"; theory §5.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..debiasing import crop_to, lesion_box, put_back, replace_background
-from .debiased_input import DebiasedInput, Forward
-from .observation import Key
+from .bases.debiased_input import DebiasedInput, Forward
+from .batches.observation import Key
 
 
 class NoiseCrop(DebiasedInput):
@@ -23,14 +23,14 @@ class NoiseCrop(DebiasedInput):
     proportions are our choice.
 
     Args:
-        mask_key: see :class:`~erode.callbacks.debiased_input.DebiasedInput`.
+        mask_key: see :class:`~erode.callbacks.bases.debiased_input.DebiasedInput`.
         segmenter: see there.
         margin: added around the lesion on each side, as a fraction of its box.
         seed: of the noise.
 
     Raises:
         ValueError: for a negative margin, or masks from two places.
-        MisconfigurationException: see :class:`~erode.callbacks.debiased_input.DebiasedInput`.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.debiased_input.DebiasedInput`.
 
     Source: Bissoto et al. 2022, Artifact-based Domain Generalization of Skin Lesion Models (NoiseCrop).
 

@@ -16,9 +16,9 @@ from ..files import parse_json, write_json
 from ..mechanisms import NoisySGDMechanism
 from ..ridge import RidgeHead, noisy_sgd
 from ..weights import state_digest
-from .head_operator import head_of
-from .noise import KeyedNoise, shared_secret
-from .refusals import check_setup
+from .bases.head_operator import head_of
+from .guards.refusals import check_setup
+from .noise.keyed_noise import KeyedNoise, shared_secret
 
 FILE = "noisy_learning.json"
 """Where a process stands, beside its weights."""

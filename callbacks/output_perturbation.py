@@ -11,9 +11,9 @@ from ..accounting import Reference
 from ..certificate import Target
 from ..mechanisms import OutputPerturbationMechanism
 from ..operators import OperatorCard
-from .exposure import INITIALISATION
-from .noisy_phase import NoisyPhase
-from .noisy_sgd import Vector
+from .bases.noisy_phase import NoisyPhase
+from .guards.exposure import INITIALISATION
+from .noise.noisy_sgd import Vector
 
 
 class OutputPerturbation(NoisyPhase):
@@ -30,7 +30,7 @@ class OutputPerturbation(NoisyPhase):
         delta: δ; 1e-7 keeps the pixel-level consequence small up to 100,000 pixels (theory §3).
         radius: C0 > 0. The part of the weights that is kept and the noise grow with it alike.
         reference: see :data:`~erode.accounting.Reference`; ``anchor`` and ``noise`` are the same here.
-        anchor: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        anchor: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ; then ε follows.
         shrink: see there.
@@ -39,7 +39,7 @@ class OutputPerturbation(NoisyPhase):
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: see :class:`~erode.callbacks.noisy_phase.NoisyPhase`.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
 
     Source:
         Balle and Wang 2018 (exact calibration); theory §4.

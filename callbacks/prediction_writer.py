@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..files import write_atomically
 from ..pictures import class_colour
-from .observation import run_folder
+from .batches.observation import run_folder
 
 Row = dict[str, str | int | float]
 

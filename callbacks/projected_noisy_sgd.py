@@ -15,7 +15,7 @@ from ..certificate import Target
 from ..mechanisms import NoisySGDMechanism
 from ..operators import Effort, OperatorCard
 from ..ridge import RidgeObjective, noisy_sgd
-from .head_operator import HeadOperator, head_of
+from .bases.head_operator import HeadOperator, head_of
 from .noisy_learning import FILE, Process, head_digest
 
 _STORED = 2.0**-22
@@ -51,15 +51,15 @@ class ProjectedNoisySGD(HeadOperator):
         ridge: λ of the module.
         batch_size: b.
         radius: R > 0. The minimiser lies within ``sqrt(2 ln K / λ)``, K classes.
-        anchor: see :class:`~erode.callbacks.head_operator.HeadOperator`.
+        anchor: see :class:`~erode.callbacks.bases.head_operator.HeadOperator`.
         sigma: σ of each step, on the weights (``sqrt(2η)`` times that of the paper).
         seed: debugging only: no certificate.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
     Raises:
         ValueError: for arguments out of range, or other than those of ``learned``.
-        MisconfigurationException: see :class:`~erode.callbacks.head_operator.HeadOperator`; also for another n, and for
-            weights that ``learned`` does not belong to.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.head_operator.HeadOperator`; also for another n,
+            and for weights that ``learned`` does not belong to.
 
     Source:
         Chien et al. 2024; account by Bok, Su and Altschuler 2024; theory §5.

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from ..files import write_json
 from ..metrics import RelearnTime, relearn_time
-from .observation import run_folder
+from .batches.observation import run_folder
 
 
 class RelearnTimer(Callback):

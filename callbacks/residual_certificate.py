@@ -11,7 +11,7 @@ from ..certificate import Target
 from ..mechanisms import ResidualMechanism
 from ..operators import OperatorCard
 from ..ridge import RidgeObjective, minimise
-from .head_operator import HeadOperator
+from .bases.head_operator import HeadOperator
 
 
 class ResidualCertificate(HeadOperator):
@@ -31,14 +31,14 @@ class ResidualCertificate(HeadOperator):
             (:func:`~erode.accounting.residual_floor`).
         ridge: λ of the module; the guarantee rests on it, so it is given here too.
         reference: see :data:`~erode.accounting.ConvexReference`.
-        anchor: see :class:`~erode.callbacks.head_operator.HeadOperator`.
+        anchor: see :class:`~erode.callbacks.bases.head_operator.HeadOperator`.
         sigma: σ; then ε follows.
         seed: debugging only: no certificate.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
     Raises:
         ValueError: for arguments out of range.
-        MisconfigurationException: see :class:`~erode.callbacks.head_operator.HeadOperator`.
+        MisconfigurationException: see :class:`~erode.callbacks.bases.head_operator.HeadOperator`.
 
     Source:
         Guo et al. 2020, Neel et al. 2021 (idea); theory §5.

@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..masks import View
 from ..operators import OperatorCard
 from ..requests.ledger import Ledger, ledger_of_file
 from ..weights import load_weights, weights_digest
-from .anchor_checks import check_history
-from .fresh_start import Before, build_optimizers, stuck
-from .operator import UnlearningOperator
+from .bases.operator import UnlearningOperator
+from .guards.anchor_checks import check_history
+from .guards.fresh_start import Before, build_optimizers
+from .guards.refusals import refuse_memories
+from .guards.reset import kept_buffers, reset_parameters, unresettable
 
 EXACT_ASSUMPTIONS = (
     "Every batch of the run held retained data only. A loader of erode marks forget atoms, and they are refused; of "
@@ -29,12 +30,6 @@ EXACT_ASSUMPTIONS = (
     "Settings, and the choice among runs, did not depend on the forget set.",
 )
 """Of exact operators, in their record."""
-
-_REMEMBER: dict[type[Callback], str] = {
-    WeightAveraging: "averages in the weights from before",
-    StochasticWeightAveraging: "copies the weights from before, and ends with the copy",
-    ModelPruning: "keeps a copy of the weights from before, and puts what is not pruned back to it",
-}
 
 
 class Retrain(UnlearningOperator):
@@ -126,59 +121,3 @@ class Retrain(UnlearningOperator):
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """State the guarantee, and on what it rests."""
         return {"epsilon": 0.0, "delta": 0.0, "assumptions": list(EXACT_ASSUMPTIONS)}
-
-
-def refuse_memories(trainer: Trainer, before: Callback | None = None) -> None:
-    """Refuse callbacks that keep the weights from before, and would bring them into the released ones.
-
-    Args:
-        trainer: of the run.
-        before: a callback that replaces the weights in its ``setup``, so that those behind it keep what it left.
-
-    Raises:
-        MisconfigurationException: naming the callback.
-    """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
-    remedy = "use it in a later fit instead"
-    if before is not None:
-        callbacks, remedy = callbacks[: callbacks.index(before)], f"list it behind {type(before).__name__}"
-    for callback in callbacks:
-        for kind, why in _REMEMBER.items():
-            if isinstance(callback, kind):
-                raise MisconfigurationException(f"{type(callback).__name__} {why}; {remedy}")
-
-
-def reset_parameters(module: nn.Module) -> None:
-    """Re-initialise every layer that owns parameters through its own ``reset_parameters``."""
-    for layer in module.modules():
-        reset = getattr(layer, "reset_parameters", None)
-        if callable(reset):
-            reset()
-
-
-def unresettable(module: nn.Module) -> list[str]:
-    """Names of parameters, and persistent buffers that are no integers, that re-initialising would leave as they are.
-
-    A layer may own a ``reset_parameters`` that forgets some of its tensors, as convolutions under ``weight_norm`` do.
-
-    Example:
-        >>> unresettable(nn.Linear(2, 1)), unresettable(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)))
-        ([], ['parametrizations.weight.original0', 'parametrizations.weight.original1'])
-    """
-    parameters, saved = dict(module.named_parameters()), module.state_dict().keys()
-    buffers = {name: buffer for name, buffer in module.named_buffers() if name in saved}
-    told = {name for name, b in buffers.items() if b.is_floating_point() or b.is_complex()} | parameters.keys()
-    return [name for name in stuck(module, reset_parameters) if name in told]
-
-
-def kept_buffers(module: nn.Module) -> list[str]:
-    """Names of buffers that no re-initialisation reaches: integers, and those that are not saved.
-
-    They are constants in every network of MONAI's; a buffer that training changes would carry it on.
-    """
-    persistent = module.state_dict().keys()
-    return [
-        name
-        for name, buffer in module.named_buffers()
-        if not name.endswith("num_batches_tracked") and (name not in persistent or not buffer.is_floating_point())
-    ]

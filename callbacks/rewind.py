@@ -15,13 +15,14 @@ from ..operators import OperatorCard
 from ..requests import Atoms as RequestedAtoms
 from ..requests import ForgetRequest, Found, find_unexposed
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, Level
-from .atoms import AtomReader, Atoms, source_of
+from .bases.operator import UnlearningOperator
+from .batches.atoms import AtomReader, Atoms, source_of
+from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
+from .batches.served import split_of
 from .exposure_ledger import ledger_in
-from .fresh_start import Before, build_optimizers
-from .operator import UnlearningOperator
-from .recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
-from .retrain import EXACT_ASSUMPTIONS, refuse_memories
-from .served import split_of
+from .guards.fresh_start import Before, build_optimizers
+from .guards.refusals import refuse_memories
+from .retrain import EXACT_ASSUMPTIONS
 
 
 class Rewind(UnlearningOperator):
@@ -42,7 +43,7 @@ class Rewind(UnlearningOperator):
         request: a split or its file, or image ids, see :class:`~erode.requests.ForgetRequest`; None = the split of the
             DataModule.
         atoms: for image ids: what to take back of each (image = everything).
-        batch_atoms: for loaders of someone else's, see :class:`~erode.callbacks.atoms.AtomReader`.
+        batch_atoms: for loaders of someone else's, see :class:`~erode.callbacks.batches.atoms.AtomReader`.
         unrecorded: ids of the request that neither a ledger in ``checkpoints`` nor the split of the DataModule names,
             by your word as they should; others are refused as misspelt. ``all`` = any may.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.

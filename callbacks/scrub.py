@@ -14,10 +14,10 @@ from torch import Tensor
 from ..distillation import divergence_from_teacher
 from ..masks import View
 from ..operators import OperatorCard
-from .atom_batches import BatchKeys, mean_over
-from .own_loss import OwnLoss, first_head, label_loss, logits_of
-from .phase_state import PhaseState
-from .teacher import Teacher
+from .bases.own_loss import OwnLoss, first_head, label_loss, logits_of
+from .bases.phase_state import PhaseState
+from .bases.teacher import Teacher
+from .batches.atom_batches import BatchKeys, mean_over
 
 
 class Scrub(OwnLoss):

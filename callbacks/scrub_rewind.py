@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..operators import OperatorCard
 from ..weights import load_weights, save_weights
-from .forget_error import ForgetError
+from .bases.forget_error import ForgetError
 from .scrub import Scrub
 
 

@@ -17,7 +17,7 @@ from ..files import write_atomically
 from ..metrics import GlobalSpuriousInformation, SegmentationDice, SpuriousLeakage
 from ..operators import OperatorCard
 from ..pictures import Panel, curves_figure, save_figure
-from .observation import Key, Weights, class_map, entry, initial_weights, predict, run_folder
+from .batches.observation import Key, Weights, class_map, entry, initial_weights, predict, run_folder
 
 Row = dict[str, float | int | str]
 """One measurement: ``step``, ``seconds``, ``weights`` (original or current) and the values."""

@@ -94,6 +94,19 @@ def test_rooms_do_not_enter_one_another():
     assert wrong(lambda name, target: floor(name) not in ROOMS or target in CORE or floor(target) == floor(name)) == []
 
 
+LAYERS = ["batches", "guards", "noise", "bases"]
+"""Of the callbacks, from below; the operators and monitors themselves stand on all of them."""
+
+
+def test_callbacks_stand_on_layers():
+    def layer(name):
+        part = name.removeprefix("erode.callbacks").strip(".").split(".")[0]
+        return LAYERS.index(part) if part in LAYERS else len(LAYERS)
+
+    assert {layer(name) for name in MODULES if floor(name) == "erode.callbacks"} == set(range(len(LAYERS) + 1))
+    assert wrong(lambda name, target: floor(target) != "erode.callbacks" or layer(target) <= layer(name)) == []
+
+
 @pytest.mark.parametrize(
     ("part", "needs"),
     [

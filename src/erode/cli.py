@@ -23,8 +23,8 @@ from .anchor import make_anchor
 from .audit import audit
 from .benchmark import benchmark
 from .callbacks import ExposureLedger, PredictionWriter
+from .callbacks.bases.operator import operators_of
 from .callbacks.exposure_ledger import INITIALISATION
-from .callbacks.operator import operators_of
 from .comparison import compare
 from .correlations import correlations
 from .files import fresh_folder

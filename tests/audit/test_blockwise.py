@@ -13,8 +13,8 @@ from torch.nn import Parameter
 
 from erode.accounting import gdp_epsilon
 from erode.callbacks import Blockwise
-from erode.callbacks.noise import KeyedNoise
-from erode.callbacks.noisy_sgd import NoisySGD
+from erode.callbacks.noise.keyed_noise import KeyedNoise
+from erode.callbacks.noise.noisy_sgd import NoisySGD
 
 RUNS, STEPS = 100_000, 10
 CONFIDENCE, MU, DELTA = 0.95, 1.0, 1e-5

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from erode.accounting import SOFTMAX_LIPSCHITZ, gdp_epsilon
 from erode.callbacks import NewtonStep, ProjectedNoisySGD, ResidualCertificate
-from erode.callbacks.noise import KeyedNoise
+from erode.callbacks.noise.keyed_noise import KeyedNoise
 from erode.mechanisms import NoisySGDMechanism
 from erode.ridge import Atoms, RidgeObjective, minimise, noisy_sgd
 

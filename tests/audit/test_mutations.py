@@ -31,10 +31,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from erode.accounting import gdp_epsilon
-from erode.callbacks import GradientClipping, gradient_clipping, noisy_phase
-from erode.callbacks.noise import KeyedNoise
-from erode.callbacks.noisy_sgd import clip_
-from erode.callbacks.running_statistics import RunningStatistics
+from erode.callbacks import GradientClipping, gradient_clipping
+from erode.callbacks.bases import noisy_phase
+from erode.callbacks.bases.running_statistics import RunningStatistics
+from erode.callbacks.noise.keyed_noise import KeyedNoise
+from erode.callbacks.noise.noisy_sgd import clip_
 from erode.metrics import exact_binomial
 from erode.weights import read_state
 

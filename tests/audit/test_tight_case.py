@@ -14,8 +14,8 @@ from torch.nn import Parameter
 
 from erode.accounting import gdp_epsilon
 from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
-from erode.callbacks.noise import KeyedNoise
-from erode.callbacks.noisy_sgd import NoisySGD, project_
+from erode.callbacks.noise.keyed_noise import KeyedNoise
+from erode.callbacks.noise.noisy_sgd import NoisySGD, project_
 
 RUNS = 100_000
 STEPS = 20

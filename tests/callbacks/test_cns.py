@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from erode.callbacks import CNS
+from erode.callbacks.bases.retained_loss import RetainedLoss
 from erode.callbacks.cns import BATCHES
-from erode.callbacks.retained_loss import RetainedLoss
 from erode.mechanisms import mechanism
 from erode.operators import Effort
 from erode.verify import check_certificate, verify

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from erode.batch import FIELDS, NO_PRIOR, Role
 from erode.callbacks import ExposureLedger, FineTune, GradientClipping, Retrain
-from erode.callbacks.atoms import AtomReader
+from erode.callbacks.batches.atoms import AtomReader
 from erode.datamodules import SyntheticDermoscopy
 from erode.masks import View
 from erode.requests import ForgetRequest

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.callbacks import GradientReversal, Retrain
-from erode.callbacks.bottleneck import find_bottleneck
+from erode.callbacks.batches.bottleneck import find_bottleneck
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import ImageClassifier, SegmentationModule
 

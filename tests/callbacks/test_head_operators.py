@@ -146,7 +146,7 @@ def test_before_the_noise_the_head_is_within_the_distance_that_is_accounted_for(
     """The noise is taken away where it is added, so that what it hides can be measured."""
     found = {}
     monkeypatch.setattr(
-        "erode.callbacks.head_operator.HeadOperator.add_noise",
+        "erode.callbacks.bases.head_operator.HeadOperator.add_noise",
         lambda self, weights: found.setdefault(type(self).__name__, weights.clone()),
     )
     data = loader(coarse=2, forgotten=2)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.callbacks import FineTune, GradientClipping, Retrain
-from erode.callbacks.retrain import reset_parameters, unresettable
+from erode.callbacks.guards.reset import reset_parameters, unresettable
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.weights import save_weights, weights_digest

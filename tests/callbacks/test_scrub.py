@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, default_collate
 from two_loaders import BY_EPOCH, KEYS, TheirModule, coarse_trained, copy_of, pair, squares, trainer_for
 
 from erode.callbacks import Scrub
-from erode.callbacks.atom_batches import BatchKeys
-from erode.callbacks.teacher import Teacher
+from erode.callbacks.bases.teacher import Teacher
+from erode.callbacks.batches.atom_batches import BatchKeys
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
 from erode.masks import DiskDilation

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from erode.callbacks import FineTune, Retrain, UnlearningOperator
-from erode.callbacks.certified import CertifiedOperator
-from erode.callbacks.head_operator import HeadOperator
-from erode.callbacks.noisy_phase import NoisyPhase
+from erode.callbacks.bases.certified import CertifiedOperator
+from erode.callbacks.bases.head_operator import HeadOperator
+from erode.callbacks.bases.noisy_phase import NoisyPhase
 from erode.operators import Effort
 from erode.operators.command import operator_cards, operator_kinds
 

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from erode.callbacks import GradientClipping, OutputPerturbation, ProjectedNoisySGD
-from erode.callbacks.blocks import blocks_of
+from erode.callbacks.bases.blocks import blocks_of
 from erode.cli import main
 from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.mechanisms import NewtonMechanism, ResidualMechanism

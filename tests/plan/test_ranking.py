@@ -11,7 +11,7 @@ from torch import nn
 
 from erode.accounting import gdp_mu
 from erode.callbacks import GradientClipping, OutputPerturbation, Retrain
-from erode.callbacks.exposure import exposed_parameters
+from erode.callbacks.guards.exposure import exposed_parameters
 from erode.mechanisms import (
     Mechanism,
     OutputPerturbationMechanism,

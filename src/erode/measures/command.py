@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..callbacks.retrain import reset_parameters
+from ..callbacks.guards.reset import reset_parameters
 from ..certificate import VerificationError
 from ..datamodules import MaskDataModule
 from ..files import fresh_folder, write_json, write_text

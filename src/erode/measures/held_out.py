@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from ..callbacks.bottleneck import find_bottleneck
+from ..callbacks.batches.bottleneck import find_bottleneck
 from ..datamodules import MaskDataModule
 from ..lightning_modules.evaluation import Evaluation
 from ..metrics import (

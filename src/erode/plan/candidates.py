@@ -14,10 +14,10 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from ..callbacks import Retrain, Rewind, UnlearningOperator
-from ..callbacks.certified import CertifiedOperator
-from ..callbacks.exposure import INITIALISATION, ZEROS, exposed_parameters
-from ..callbacks.head_operator import HeadOperator
-from ..callbacks.noisy_phase import NoisyPhase
+from ..callbacks.bases.certified import CertifiedOperator
+from ..callbacks.bases.head_operator import HeadOperator
+from ..callbacks.bases.noisy_phase import NoisyPhase
+from ..callbacks.guards.exposure import INITIALISATION, ZEROS, exposed_parameters
 from ..datamodules import MaskDataModule
 from ..lightning_modules import PixelHead, QuantisedTraining
 from ..mechanisms import Mechanism

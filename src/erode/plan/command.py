@@ -17,8 +17,8 @@ from torch import nn
 from .. import callbacks, lightning_modules  # noqa: F401  # short class names need the import
 from .._version import __version__
 from ..callbacks import UnlearningOperator
-from ..callbacks.exposure import INITIALISATION, anchor_of, exposed_parameters
-from ..callbacks.noisy_sgd import vector_norm
+from ..callbacks.guards.exposure import INITIALISATION, anchor_of, exposed_parameters
+from ..callbacks.noise.noisy_sgd import vector_norm
 from ..datamodules import MaskDataModule
 from ..files import fresh_folder
 from ..mechanisms import BallMechanism, Mechanism

@@ -1,0 +1,1 @@
+"""What operators share: the order of a run, the noisy phase, losses of their own."""

@@ -1,0 +1,1 @@
+"""What batches hold, and what of it a network saw."""

@@ -1,0 +1,1 @@
+"""What has to hold for a promise, and refusals where it does not."""

@@ -1,0 +1,1 @@
+"""Noise, and the steps that add it."""
