@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
 from ...accounting import NoisyIteration
@@ -24,11 +24,12 @@ from ...certificate import Account, Target
 from ...masks import View
 from ...mechanisms import BallMechanism
 from ...plan import Outlook, Regime, too_many_pixels
-from ...weights import state_digest, weights_digest
 from ..batches.observation import pixels_per_image
 from ..guards.anchor_checks import check_distinct, check_history
+from ..guards.bystanders import Bystanders
 from ..guards.exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_unexposed, exposed_parameters
 from ..guards.fresh_start import Before, build_optimizers
+from ..guards.ranks import check_ranks_agree
 from ..guards.refusals import check_rounding, check_setup, remembers
 from ..noise.keyed_noise import KeyedNoise, shared_secret
 from ..noise.noisy_sgd import NoisySGD, Vector, project_
@@ -110,8 +111,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
         self._before = Before([], [])
-        self._buffers: dict[str, Tensor] = {}
-        self._frozen = ""
+        self._bystanders: Bystanders | None = None
 
     @classmethod
     def refuses(cls, module: nn.Module) -> str | None:
@@ -217,9 +217,9 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._scores = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the certified optimiser."""
+        """Let go of the certified optimiser, and of what was compared."""
         super().teardown(trainer, pl_module, stage)
-        self._optimizer = None
+        self._optimizer = self._bystanders = None
 
     def shortfall(self) -> str | None:
         """Until the hand-over is complete, buffers follow weights that lack noise, and ranks may differ."""
@@ -272,8 +272,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self, trainer: Trainer, module: LightningModule, exposed: dict[str, nn.Parameter], anchor: Anchor
     ) -> None:
         self.note_exposed(exposed)
-        self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-        self._frozen = _digest_of_others(module, exposed)
+        self._bystanders = Bystanders(module, exposed)
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
         self._optimizer = NoisySGD(
@@ -290,19 +289,20 @@ class NoisyPhase(CertifiedOperator, base=True):
         )
 
     def _hand_back_when_done(self, trainer: Trainer) -> None:
-        if self._optimizer is None or self._taken < self.mechanism.steps:
+        if self._optimizer is None or self._bystanders is None or self._taken < self.mechanism.steps:
             return
         self._optimizer.settle()
-        self._forget_buffers(trainer.lightning_module)
-        self._check_frozen(trainer.lightning_module)
-        _check_ranks_agree(trainer, self._optimizer)
+        self._reset_statistics()  # those of the noisy phase follow weights that had little noise yet, or none
+        self._bystanders.check(trainer.lightning_module)
+        check_ranks_agree(trainer, [p for group in self._optimizer.param_groups for p in group["params"]])
         if self.shrink:
             self._shrink(trainer.lightning_module)
         for parameter in trainer.lightning_module.parameters():
             parameter.grad = None  # of weights without noise; a module may not zero them
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, self._before)
-        self._optimizer, self._noise, self._handed_back, self._before = None, None, True, Before([], [])
+        self._optimizer, self._noise, self._bystanders, self._before = None, None, None, Before([], [])
+        self._handed_back = True
         self.note_first_batch(trainer.lightning_module)
         self._scores = NoisyScores(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
@@ -325,25 +325,6 @@ class NoisyPhase(CertifiedOperator, base=True):
                 parameter.lerp_(anchor.state[name].to(parameter.device), 1 - factor)
         self._record["shrinkage"] = factor
 
-    def _forget_buffers(self, module: LightningModule) -> None:
-        """Buffers written in the noisy phase follow weights that had little noise yet, or none: none may stay."""
-        self._reset_statistics()
-        for name, buffer in module.named_buffers():
-            if name not in self._buffers or not torch.equal(buffer, self._buffers[name]):
-                raise MisconfigurationException(
-                    f"the buffer {name} changed in the noisy phase, when weights still carried the forget set, and it "
-                    "is no running statistic that can be reset; use a layer without it (no spectral_norm, no averages)"
-                )
-        self._buffers = {}
-
-    def _check_frozen(self, module: LightningModule) -> None:
-        """Parameters outside of the exposed ones get no noise, so nothing may have been copied into them."""
-        if _digest_of_others(module, exposed_parameters(module, self.exposed)) != self._frozen:
-            raise MisconfigurationException(
-                "a parameter that is not exposed changed in the noisy phase, when weights still carried the forget "
-                "set, and it gets no noise; keep averages and teachers out of the module, or still until the hand-over"
-            )
-
     def _reset_statistics(self) -> None:
         if self._statistics is not None:
             self._statistics.reset()
@@ -352,20 +333,3 @@ class NoisyPhase(CertifiedOperator, base=True):
 def _idle(optimizer: NoisySGD) -> LRSchedulerConfig:
     """A schedule that never moves, for modules that ask ``self.lr_schedulers()`` what the learning rate is."""
     return LRSchedulerConfig(ConstantLR(optimizer, factor=1.0), frequency=sys.maxsize)
-
-
-def _digest_of_others(module: nn.Module, exposed: dict[str, nn.Parameter]) -> str:
-    hidden = {id(parameter) for parameter in exposed.values()}
-    return state_digest({name: p.detach() for name, p in module.named_parameters() if id(p) not in hidden})
-
-
-def _check_ranks_agree(trainer: Trainer, optimizer: NoisySGD) -> None:
-    """Refuse ranks that hold different weights: their noise was not one draw."""
-    weights = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
-    mine = torch.tensor([int(weights_digest(weights)[:15], 16)], device=trainer.strategy.root_device)
-    everyone = trainer.strategy.all_gather(mine)
-    if not bool((everyone == mine).all()):
-        raise MisconfigurationException(
-            "the ranks hold different weights after the certified steps, so their noise was not the same draw; "
-            "run on devices of one model, or on one device"
-        )
