@@ -1,4 +1,4 @@
-"""Put the tables of a finished grid into a page of docs, between markers, and draw its picture.
+"""Put the tables of a finished grid into a page of docs, between markers, and draw its pictures.
 
 python benchmarks/side_by_side.py runs/operators             # docs/side_by_side.md, and the short form in README.md
 python benchmarks/side_by_side.py runs/paper --page paper    # docs/paper.md
@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from erode.benchmark.dots import leakage_figure
+from erode.benchmark.figures import spurious_figure
 from erode.benchmark.tables import cells_of, markdown, table_of
 from erode.files import write_text
 from erode.pictures import save_figure
@@ -57,15 +58,16 @@ def put(page: Path, start: str, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of erode benchmark")
-    parser.add_argument("--page", default="side_by_side", help="name of the page, and of its picture")
+    parser.add_argument("--page", default="side_by_side", help="name of the page, and of its pictures")
     arguments = parser.parse_args()
     results, timings = (pd.read_csv(arguments.run / f"{name}.csv") for name in ("results", "timings"))
     put(ROOT / "docs" / f"{arguments.page}.md", "<!-- measured: tables -->", markdown(results, timings))
     if arguments.page == "side_by_side":
         put(ROOT / "README.md", "<!-- measured: operators -->", short(results, timings))
-    figure = leakage_figure(results)
-    if figure is not None:
-        save_figure(figure, ROOT / "docs" / f"{arguments.page}.png")
+    figures = {"": leakage_figure(results), "_s_global": spurious_figure(results, arguments.run)}
+    for name, figure in figures.items():
+        if figure is not None:
+            save_figure(figure, ROOT / "docs" / f"{arguments.page}{name}.png")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from .tables import axes_of, cells_of, folder_of
 MARKERS = "osD^vP*X<>h"
 """Eleven, which shares no factor with the number of colours, so that 66 methods stay apart."""
 
+LINES = ("-", "--", ":")
+
 
 def draw_figures(results: pd.DataFrame, out: Path) -> list[Path]:
     """Draw every figure that the results can fill; a picture of earlier results that these do not fill is removed.
@@ -41,7 +43,7 @@ def draw_figures(results: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def spurious_figure(results: pd.DataFrame, out: Path) -> Figure | None:
-    """S_global on the validation part through each row's run: mean over seeds, one panel per cell.
+    """S_global on the validation part through each row's run: mean and range over seeds, one panel per cell.
 
     Returns:
         None where the grid did not ask for ``validations``.
@@ -58,22 +60,27 @@ def spurious_figure(results: pd.DataFrame, out: Path) -> Figure | None:
 
     def panel(axis: Axes, logs: pd.DataFrame) -> None:
         for method, runs in logs.groupby("method", sort=False):
-            mean = runs.groupby("step")["s_global"].mean()
-            axis.plot(mean.index, mean.to_numpy(), label=runs["title"].iloc[0], **_line(styles[str(method)]))
+            seeds, style = runs.groupby("step")["s_global"], styles[str(method)]
+            mean = seeds.mean()
+            axis.plot(mean.index, mean.to_numpy(), label=runs["title"].iloc[0], **style)
+            axis.fill_between(
+                mean.index, seeds.min().to_numpy(), seeds.max().to_numpy(), color=style["color"], alpha=0.1, linewidth=0
+            )
         axis.set_yscale("symlog", linthresh=0.1)
         axis.set_ylim(0, None)
         axis.set_xlabel("optimiser step", fontsize=8)
         axis.set_ylabel("S_global [nats per image], validation", fontsize=8)
 
-    return _panels(list(curves.items()), panel, "S_global is 0 for empty masks too: read it together with Dice.")
+    note = (
+        "Means over seeds, bands from lowest to highest. S_global is 0 for empty masks too: read it together with Dice."
+    )
+    return _panels(list(curves.items()), panel, note)
 
 
-def _panels(
-    cells: list[tuple[str, pd.DataFrame]], draw: Callable[[Axes, pd.DataFrame], None], note: str, legend: bool = True
-) -> Figure:
+def _panels(cells: list[tuple[str, pd.DataFrame]], draw: Callable[[Axes, pd.DataFrame], None], note: str) -> Figure:
     wide = min(2 if len(cells) < 5 else 3, len(cells))
     tall = -(-len(cells) // wide)
-    figure = new_figure(4.2 * wide + (2.4 if legend else 0), 3.3 * tall + 0.4, gap=0.06)
+    figure = new_figure(4.2 * wide + 2.4, 3.3 * tall + 0.4, gap=0.06)
     axes = figure.subplots(tall, wide, squeeze=False).ravel()
     handles: dict[str, Any] = {}
     for axis, (name, cell) in zip(axes, cells, strict=False):
@@ -84,23 +91,24 @@ def _panels(
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     for axis in axes[len(cells) :]:
         axis.set_visible(False)
-    if legend:
-        figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
     figure.supxlabel(note, fontsize=8, color=INK)
     return figure
 
 
 def _styles(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each method, the same in every panel."""
+    """Colour, marker and line of each method, the same in every panel; lines that share a colour differ in dashes."""
     methods = list(dict.fromkeys(results["method"]))
     return {
-        str(method): {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
+        str(method): {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": LINES[i // len(COLOURS) % len(LINES)],
+            "markersize": 4,
+            "linewidth": 1.2,
+        }
         for i, method in enumerate(methods)
     }
-
-
-def _line(style: dict[str, Any]) -> dict[str, Any]:
-    return {**style, "linestyle": "-", "markersize": 4, "linewidth": 1.2}
 
 
 def _log(out: Path, cell: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
