@@ -168,7 +168,7 @@ class CNS(NoisyPhase):
         self._record["hessian_vector_products"] = loss.products_taken
         self._record["evaluations_beside_steps"] = loss.evaluations
         self._reset_statistics()
-        self.note_first_batch(pl_module)  # those that were looked at so far are no training
+        self.note_weights(trainer, pl_module)  # those that were looked at so far are no training
 
     def direction(self, loss: RetainedLoss, weights: Sequence[nn.Parameter]) -> Tensor:
         """``(H + λI)⁻¹`` times the gradient of the ridged retained loss, a vector ``[d]``.

@@ -17,7 +17,7 @@ from ..requests.ledger import Ledger, ledger_of_file
 from ..weights import load_weights, weights_digest
 from .bases.operator import UnlearningOperator
 from .guards.anchor_checks import check_history
-from .guards.fresh_start import Before, build_optimizers
+from .guards.fresh_start import Before, build_optimizers, stuck
 from .guards.refusals import refuse_memories
 from .guards.reset import kept_buffers, reset_parameters, unresettable
 
@@ -26,7 +26,8 @@ EXACT_ASSUMPTIONS = (
     "another loader it is the owner's word.",
     "The weights that training started from were computed without the forget set.",
     "Training is a function of current weights and retained data: nothing outside of the module's parameters and "
-    "buffers (callbacks, closures, plain attributes, files) remembered the original weights.",
+    "buffers (callbacks, closures, plain attributes, files) remembered the original weights, and buffers that no "
+    "re-initialisation reaches (kept_buffers) are constants.",
     "Settings, and the choice among runs, did not depend on the forget set.",
 )
 """Of exact operators, in their record."""
@@ -70,16 +71,17 @@ class Retrain(UnlearningOperator):
         super().__init__(folder)
         self.anchor = anchor
         self.only_fine = only_fine
+        self._constants: dict[str, tuple[Tensor, Tensor]] = {}
         if only_fine:
             self.view = View.FINE_SUBSET
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
         refuse_memories(trainer)
-        stuck = [] if self.anchor is not None else unresettable(module)
-        if stuck:
+        left = [] if self.anchor is not None else unresettable(module)
+        if left:
             raise MisconfigurationException(
-                f"Retrain cannot re-initialise {', '.join(stuck)}: no reset_parameters() of a layer reaches them. "
+                f"Retrain cannot re-initialise {', '.join(left)}: no reset_parameters() of a layer reaches them. "
                 "Give anchor=WEIGHTS saved from a fresh model (for class weights of a loss, too), or let the layer's "
                 "reset_parameters() set them"
             )
@@ -107,16 +109,36 @@ class Retrain(UnlearningOperator):
                 "computed without the forget set, or no anchor for a fresh start"
             )
         self._record["kept_buffers"] = kept_buffers(module)
+        self._constants = self._unreached(module)
         build_optimizers(trainer, Before.of(trainer))
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the checkpoint's weights: they have come from the anchor on retained data alone."""
+        self._constants = self._unreached(module)
+
+    def shortfall(self) -> str | None:
+        """Also an integer buffer that training counts in and nothing reset: it has counted the forget set too."""
+        for name, (buffer, before) in self._constants.items():
+            if not torch.equal(buffer, before):
+                return (
+                    f"the buffer {name} changed in the run and was not reset before, so it may carry counts of the "
+                    "forget set; let the layer's reset_parameters() set it, or give an anchor that holds it"
+                )
+        return super().shortfall()
 
     def lineage(self, module: LightningModule) -> Ledger | None:
         """The anchor's."""
         if self.anchor is None:
             return Ledger.unexposed(module.state_dict(), "initialisation")
         return ledger_of_file(self.anchor)
+
+    def _unreached(self, module: LightningModule) -> dict[str, tuple[Tensor, Tensor]]:
+        """Saved integer buffers that nothing set anew, and their values."""
+        if self.anchor is not None:
+            return {}
+        saved, buffers = module.state_dict().keys(), dict(module.named_buffers())
+        kept = [name for name in stuck(module, reset_parameters) if name in saved and name in buffers]
+        return {name: (buffers[name], buffers[name].clone()) for name in kept}
 
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """State the guarantee, and on what it rests."""

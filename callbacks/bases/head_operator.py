@@ -144,7 +144,7 @@ class HeadOperator(CertifiedOperator, base=True):
             self._moved = True
         # Built anew: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, Before.of(trainer))
-        self.note_first_batch(pl_module)
+        self.note_weights(trainer, pl_module)
         trainer.should_stop = True
 
     def put_back(self, trainer: Trainer, module: LightningModule) -> None:

@@ -303,7 +303,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         build_optimizers(trainer, self._before)
         self._optimizer, self._noise, self._bystanders, self._before = None, None, None, Before([], [])
         self._handed_back = True
-        self.note_first_batch(trainer.lightning_module)
+        self.note_weights(trainer, trainer.lightning_module)
         self._scores = NoisyScores(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 

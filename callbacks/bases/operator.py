@@ -12,16 +12,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import Module
 from torch.nn.parameter import Parameter, is_lazy
+from torch.optim import Optimizer
 
 from ...files import write_json
 from ...masks import View
 from ...operators import Effort, OperatorCard
 from ...requests import Ledger
 from ...weights import weights_digest
-from ..batches.served import pair_of, split_of
-from ..guards.first_batch import FirstBatch
+from ..batches.served import split_of
 from ..guards.forget_guard import ForgetGuard
-from ..guards.fresh_start import check_known
+from ..guards.fresh_start import check_known, check_saved_as_held
+from ..guards.prepared_weights import PreparedWeights
 from ..guards.refusals import check_averaging, check_callbacks, check_loop
 from .early_scores import forget_earlier_runs
 from .release import RECORD_NAME, divergence, holds_release, infinite_buffers, release
@@ -92,7 +93,7 @@ class UnlearningOperator(Callback):
         self._guard = ForgetGuard(self)
         self._parameters: dict[str, Parameter] = {}
         self._never_finite: set[str] = set()
-        self._first_batch = FirstBatch(type(self).__name__)
+        self._prepared = PreparedWeights(type(self).__name__)
         self._saved_weights: str | None = None
         self._batches_before = 0
         self._original_digest = ""
@@ -145,11 +146,13 @@ class UnlearningOperator(Callback):
             self._view_before = None
         if self._statistics is not None:
             self._statistics.give_back()
+        self._prepared.stop()
+        self._guard.stop()
 
-    def note_first_batch(self, module: LightningModule) -> None:
+    def note_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Note the weights that training has to start from; for those that change them later than ``on_fit_start``."""
         if self._promises:
-            self._first_batch.note(module)
+            self._prepared.note(trainer, module)
 
     def lineage(self, module: LightningModule) -> Ledger | None:
         """Ledger of the weights that :meth:`prepare` left, if it replaced all; None = it changed those it found."""
@@ -168,7 +171,8 @@ class UnlearningOperator(Callback):
             return
         check_callbacks(trainer, type(self).__name__)
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
-        self._first_batch, self._saved_weights = FirstBatch(type(self).__name__), None
+        self._prepared.stop()
+        self._saved_weights = None
         self._batches_before = 0
         self._guard = ForgetGuard(self)
         data = _datamodule(trainer)
@@ -208,6 +212,7 @@ class UnlearningOperator(Callback):
         self.check_module(pl_module)
         self.check(trainer, pl_module)
         check_averaging(trainer, self)
+        self._guard.watch(trainer)
         self._never_finite = infinite_buffers(pl_module)
         self._started = time.monotonic()
         self._parameters = dict(pl_module.named_parameters())
@@ -227,7 +232,7 @@ class UnlearningOperator(Callback):
                 )
             self._statistics.batches = self._batches_before
             self.resume(trainer, pl_module)
-            self.note_first_batch(pl_module)
+            self.note_weights(trainer, pl_module)
             return
         self.remember(trainer, pl_module)
         self._original_digest = weights_digest(pl_module)
@@ -243,17 +248,20 @@ class UnlearningOperator(Callback):
         }
         forget_earlier_runs(trainer)
         self.prepare(trainer, pl_module)
-        self.note_first_batch(pl_module)
+        self.note_weights(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
-        self._first_batch.check(pl_module)
+        self._prepared.check_first_batch(pl_module)
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
-        retained = pair_of(batch, type(self).__name__)["retain"] if self.asks_for_forget else batch
-        self._guard.see(retained)
+        self._guard.see(batch)
         if trainer.global_step == self._record.get("first_step"):
             self._guard.settle()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Refuse weights that something else wrote since the step before."""
+        self._prepared.check_step()
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -277,8 +285,10 @@ class UnlearningOperator(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
         self._guard.settle()
-        self._first_batch.check(pl_module)
+        self._prepared.check(pl_module)
         self._check_parameters(pl_module)
+        if self._promises:
+            check_saved_as_held(pl_module)
         self.finished = True
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return

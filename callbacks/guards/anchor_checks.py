@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from ...requests import ForgetRequest
+from ...requests import ForgetRequest, Level
 from ...requests.ledger import ledger_of_file, read_ledger
 from ..batches.served import split_of
 
@@ -18,8 +18,8 @@ from ..batches.served import split_of
 def check_history(anchor: str | Path, trainer: Trainer) -> None:
     """Refuse a file of weights whose own ledger says that they saw what is to be forgotten, or may have.
 
-    Without a ledger of these very weights, or a split, nothing is known: it is the owner's word that they were computed
-    without the forget set.
+    Without a ledger of these very weights nothing is known: it is the owner's word that they were computed without the
+    forget set. Without a split, all atoms that a loader marked as FORGET count.
 
     Args:
         anchor: the file.
@@ -28,9 +28,6 @@ def check_history(anchor: str | Path, trainer: Trainer) -> None:
     Raises:
         MisconfigurationException: naming the first such image.
     """
-    split = split_of(trainer)
-    if split is None:
-        return
     try:
         told = read_ledger(anchor)
     except (FileNotFoundError, ValueError):
@@ -38,7 +35,9 @@ def check_history(anchor: str | Path, trainer: Trainer) -> None:
     ledger = ledger_of_file(anchor)
     if ledger.weights != told.weights:
         return  # that of other weights
-    why = ledger.why_exposed(ForgetRequest.of(split).limits)
+    split = split_of(trainer)
+    limits = dict.fromkeys(ledger.images, Level.FORGET) if split is None else ForgetRequest.of(split).limits
+    why = ledger.why_exposed(limits)
     if why is not None:
         raise MisconfigurationException(
             f"the anchor {anchor} may hold what is to be forgotten, by its own ledger ({why}); give weights that were "

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from ...batch import Role
 from ...masks import View
-from ..batches.served import roles_of
+from ..batches.raw import RawBatches
+from ..batches.served import pair_of, roles_of
 from .deferred import DeferredCheck
 
 
 class HasView(Protocol):
-    """Something that trains on one view of the labels."""
+    """Something that trains on one view of the labels, or on pairs of batches whose one half is to be forgotten."""
 
     view: View
+    asks_for_forget: ClassVar[bool]
 
 
 class ForgetGuard:
@@ -31,10 +34,19 @@ class ForgetGuard:
         self._operator = operator
         self._training = DeferredCheck(self._refuse_training)
         self._validation = DeferredCheck(self._refuse_validation)
+        self._raw = RawBatches()
+
+    def watch(self, trainer: Trainer) -> None:
+        """Look at batches of training before hooks of somebody's own, too: they may take the marks away."""
+        self._raw.watch(trainer, lambda batch: self.see_now(self._retained(batch)))
+
+    def stop(self) -> None:
+        """Look at them no more."""
+        self._raw.stop()
 
     def see(self, batch: Any) -> None:
         """Look at a batch of training."""
-        _ask(self._training, batch)
+        _ask(self._training, self._retained(batch))
 
     def see_validation(self, batch: Any) -> None:
         """Look at a batch of validation, which steers the run."""
@@ -53,6 +65,9 @@ class ForgetGuard:
         """
         self._training.settle()
         self._validation.settle()
+
+    def _retained(self, batch: Any) -> Any:
+        return pair_of(batch, type(self._operator).__name__)["retain"] if self._operator.asks_for_forget else batch
 
     def _refuse_training(self) -> MisconfigurationException:
         return MisconfigurationException(

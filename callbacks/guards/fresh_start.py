@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .refusals import check_communication
+from .writes import versions
 
 
 class Before(NamedTuple):
@@ -35,9 +39,16 @@ def build_optimizers(trainer: Trainer, before: Before) -> None:
 
     Raises:
         MisconfigurationException: if it gives one that it gave before, or that has taken steps: its moments, or weights
-            that it copied, come from the forget set.
+            that it copied, come from the forget set; or if it writes weights.
     """
+    weights = list(trainer.lightning_module.parameters())
+    prepared = versions(weights)
     trainer.strategy.setup_optimizers(trainer)
+    if versions(weights) != prepared:
+        raise MisconfigurationException(
+            "configure_optimizers writes the weights, such as those of a file, after they were reset or got their "
+            "noise; load trained weights before fit"
+        )
     for optimizer in trainer.optimizers:
         if any(optimizer is other for other in before.optimizers):
             raise _used_before(optimizer)
@@ -52,13 +63,15 @@ def build_optimizers(trainer: Trainer, before: Before) -> None:
 
 
 def check_unused(trainer: Trainer) -> None:
-    """Refuse optimisers that have taken steps before the run.
+    """Refuse optimisers that remember something before the run.
+
+    State that counts no steps may be zeros, or copies of the weights as they are, as some make them at once.
 
     Raises:
         MisconfigurationException: naming one.
     """
     for optimizer in trainer.optimizers:
-        if any(_steps(state) > 0 for state in optimizer.state.values()):
+        if any(_remembers(state, weight) for weight, state in optimizer.state.items()):
             raise _used_before(optimizer)
 
 
@@ -80,6 +93,7 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
             f"state_dict() adds {unknown[0]}, which is no parameter and no buffer, so {operator} can neither reset it "
             "nor tell it from a trace of the forget set; register it as a buffer, or leave it out"
         )
+    check_saved_as_held(module)
     if unsaved := [name for name in named if name not in saved]:
         raise MisconfigurationException(
             f"{unsaved[0]} is a parameter that state_dict() leaves out, so {operator} can neither look at it nor "
@@ -106,6 +120,26 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
             )
 
 
+def check_saved_as_held(module: nn.Module) -> None:
+    """Refuse a ``state_dict`` with other values than the module computes with, such as averages of its own.
+
+    Raises:
+        MisconfigurationException: naming the first.
+    """
+    held = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    for name, value in module.state_dict().items():
+        own = held.get(name)
+        if (
+            isinstance(value, Tensor)
+            and own is not None
+            and (value.data_ptr(), value.shape) != (own.data_ptr(), own.shape)
+        ):
+            raise MisconfigurationException(
+                f"state_dict() gives another tensor as {name} than the module holds, so what is looked at and released "
+                "is not what was reset, noised and trained; keep averages in parameters or buffers of their own"
+            )
+
+
 def _used_before(optimizer: Optimizer) -> MisconfigurationException:
     return MisconfigurationException(
         f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may come from "
@@ -113,8 +147,8 @@ def _used_before(optimizer: Optimizer) -> MisconfigurationException:
     )
 
 
-_KNOWN = ("_modules", "_parameters", "_buffers", "_hparams", "_hparams_initial")
-"""Attributes of modules that are looked at otherwise, or hold copies from before any training."""
+_KNOWN = ("_modules", "_parameters", "_buffers", "_hparams_initial", "_trainer", "_fabric")
+"""Attributes of modules that are looked at otherwise, belong to the run, or are copied each time they are read."""
 
 
 def _unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -130,14 +164,35 @@ def _unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _networks_in(value: Any, depth: int = 3) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
-    elif depth and isinstance(value, (dict, list, tuple, set)):
-        for part in value.values() if isinstance(value, dict) else value:
+    elif depth:
+        for part in _parts_of(value):
             yield from _networks_in(part, depth - 1)
 
 
-def _steps(state: Any) -> float:
-    step = state.get("step", 0) if isinstance(state, Mapping) else 0
-    return float(step) if isinstance(step, (int, float, Tensor)) else 0.0
+def _parts_of(value: Any) -> Iterable[Any]:
+    """What is inside of a container, a function that holds on to something, or an object of somebody's own."""
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return value
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, MethodType):
+        return (value.__self__,)
+    theirs = type(value).__module__.partition(".")[0] in {"builtins", "lightning", "torch", "torchmetrics"}
+    return () if theirs else getattr(value, "__dict__", {}).values()
+
+
+def _remembers(state: Any, weight: Tensor) -> bool:
+    """Whether the state of a weight is of steps that were taken."""
+    if isinstance(state, Mapping) and isinstance(step := state.get("step"), (int, float, Tensor)):
+        return float(step) > 0
+    values = list(state.values()) if isinstance(state, Mapping) else [state]
+    return any(
+        bool(value.any()) and not (value.shape == weight.shape and torch.equal(value, weight.to(value)))
+        for value in values
+        if isinstance(value, Tensor)
+    )
 
 
 def stuck(module: nn.Module, reset: Callable[[nn.Module], None]) -> list[str]:

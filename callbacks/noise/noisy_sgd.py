@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..guards.deferred import DeferredCheck
+from ..guards.writes import versions
 
 Vector = Sequence[Tensor]
 """Tensors that together are one vector: weights, gradients or the anchor, in the same order."""
@@ -60,6 +61,9 @@ class NoisySGD(Optimizer):
             beyond ``reach``.
     """
 
+    watches_weights = True
+    """That nobody else writes them; see :class:`~erode.callbacks.guards.writes.Writes`."""
+
     def __init__(
         self,
         parameters: Sequence[Parameter],
@@ -77,7 +81,7 @@ class NoisySGD(Optimizer):
         self._reach = reach
         self._finite = DeferredCheck(_not_finite)
         self._steps = 0
-        self._versions = self._current_versions()
+        self._versions = versions(self._weights)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one certified step.
@@ -98,7 +102,7 @@ class NoisySGD(Optimizer):
                 self._look()
             self._add_noise(self._weights)
         self._steps += 1
-        self._versions = self._current_versions()
+        self._versions = versions(self._weights)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,16 +126,12 @@ class NoisySGD(Optimizer):
         self._finite.ask(~(norm.isfinite() & (norm <= self._reach)))
 
     def _check_untouched(self) -> None:
-        if self._current_versions() != self._versions:
+        if versions(self._weights) != self._versions:
             raise MisconfigurationException(
                 "another callback or hook wrote the exposed weights between two certified steps, or a step was cut "
                 "short, so nothing is known of them any more; remove it, or let it run in a later fit on the released "
                 "weights"
             )
-
-    def _current_versions(self) -> list[int]:
-        # Torch counts in-place writes. A replaced tensor keeps its own count, so its address is watched too.
-        return [number for p in self._weights for number in (p._version, p.data_ptr(), p.numel())]
 
 
 def _dense(parameter: Parameter) -> Tensor:

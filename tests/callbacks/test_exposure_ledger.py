@@ -321,7 +321,7 @@ def test_operators(tmp_path):
     assert read_ledger(tmp_path / "1" / "unlearned" / "weights.safetensors").exposure.levels == {"a": FOREGROUND}
 
     trained = Module()
-    fit(trained, loader(item("z", Role.FORGET)), tmp_path / "2", ExposureLedger("initialisation"))
+    fit(trained, loader(item("z")), tmp_path / "2", ExposureLedger("initialisation"))
     anchor = save_weights(trained, tmp_path / "2" / "weights.safetensors")
     fit(Module(), loader(item("a")), tmp_path / "3", Retrain(anchor=anchor), ExposureLedger())
     assert set(read_ledger(tmp_path / "3" / "ledger.json").exposure.levels) == {"a", "z"}

@@ -43,6 +43,23 @@ def test_an_anchor_that_saw_coarse_masks_is_refused_by_its_ledger(operator, tmp_
         )
 
 
+@pytest.mark.parametrize("history", ["initialisation", None])
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda kind: kind.__name__)
+def test_without_a_split_all_that_was_marked_counts_and_what_nobody_knows(operator, history, tmp_path):
+    """Somebody's own loader of retained data tells no images that are to be forgotten."""
+    module, keeper = SegmentationModule(num_classes=2), ExposureLedger(history, folder=tmp_path / "anchor")
+    trainer_for(tmp_path, keeper, max_steps=2, limit_val_batches=0).fit(module, datamodule=data("coarse"))
+    anchor = save_weights(module, tmp_path / "anchor" / "weights.safetensors")
+    retained = data("retain")
+    retained.prepare_data()
+    retained.setup("fit")
+    why = "it saw FORGET of" if history else "its history is unknown"
+    with pytest.raises(MisconfigurationException, match=f"by its own ledger .*{why}"):
+        trainer_for(tmp_path, operator(anchor=anchor), max_steps=12, max_epochs=-1).fit(
+            SegmentationModule(num_classes=2), retained.train_dataloader()
+        )
+
+
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda kind: kind.__name__)
 def test_one_that_saw_the_retain_view_alone_is_taken(operator, tmp_path):
     made = operator(anchor=trained("retain", tmp_path / "anchor"))

@@ -1,12 +1,14 @@
 """Side doors by which the forget set could come back: optimisers, odd tensors, layers nobody knows of."""
 
+import functools
 import json
+from collections import deque
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from noisy_runs import Module, content, fit
+from noisy_runs import Module, content, fit, network
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from two_loaders import KEYS, TheirModule, trainer_for
@@ -49,6 +51,55 @@ def test_an_optimiser_that_remembers_the_original_training_is_refused(tmp_path, 
     with pytest.raises(MisconfigurationException, match="that was used before"):
         fit(module, tmp_path / "unlearning", make())
     assert not (tmp_path / "unlearning" / "unlearned" / "weights.safetensors").exists()
+
+
+class Warm(Module):
+    """Loads the state of an optimiser from an earlier training into each new one."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.saved = kind, None
+
+    def configure_optimizers(self):
+        optimizer = self.kind(self.parameters())
+        if self.saved is not None:
+            optimizer.load_state_dict(self.saved)
+        return optimizer
+
+
+KINDS = {
+    "Adam": lambda weights: torch.optim.Adam(weights, lr=0.01),
+    "momentum": lambda weights: torch.optim.SGD(weights, lr=0.01, momentum=0.9),
+    "RMSprop": lambda weights: torch.optim.RMSprop(weights, lr=0.01),
+    "Adagrad": lambda weights: torch.optim.Adagrad(weights, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@strict
+def test_the_state_of_an_optimiser_from_before_is_refused_whether_it_counts_steps_or_not(tmp_path, make, kind):
+    module = Warm(KINDS[kind])
+    module.saved = fit(module, tmp_path / "original", max_steps=4).optimizers[0].state_dict()
+    with pytest.raises(MisconfigurationException, match="that was used before"):
+        fit(module, tmp_path / "unlearning", make())
+    assert not (tmp_path / "unlearning" / "unlearned" / "weights.safetensors").exists()
+    module.saved = None
+    fit(module, tmp_path / "fresh", make())
+    assert (tmp_path / "fresh" / "unlearned" / "weights.safetensors").exists()
+
+
+class Slow(torch.optim.SGD):
+    """Keeps copies of the weights from when it is made, as look-ahead does."""
+
+    def __init__(self, weights):
+        super().__init__(weights, lr=0.01)
+        for weight in self.param_groups[0]["params"]:
+            self.state[weight]["slow"] = weight.detach().clone()
+
+
+def test_copies_of_the_weights_as_they_are_remember_nothing(tmp_path):
+    fit(Warm(Slow), tmp_path, Retrain())
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
 
 
 class Strange(nn.Module):
@@ -105,7 +156,39 @@ class Odd(Module):
         return torch.optim.Adam([*self.parameters(), *(p for layer in hidden for p in layer.parameters())], lr=0.01)
 
 
+class Holder:
+    """Anything of somebody's own that holds on to a network."""
+
+    def __init__(self, network):
+        self.network = network
+
+
+class Teaches(nn.Identity):
+    """Keeps a teacher where no list of layers shows it."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.kept = wrap(nn.Conv2d(3, 3, 1))
+
+
+class Averages(nn.Conv2d):
+    """Saves an average of its weights in place of them."""
+
+    def __init__(self):
+        super().__init__(3, 3, 1)
+        self.average = [self.weight.detach().clone()]
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.average[0]
+
+
 REFUSED = {
+    "teacher in a queue": (lambda: Teaches(lambda net: deque([net])), "the module does not know"),
+    "teacher in an object": (lambda: Teaches(Holder), "the module does not know"),
+    "teacher in a partial": (lambda: Teaches(lambda net: functools.partial(net, None)), "the module does not know"),
+    "teacher in a method": (lambda: Teaches(lambda net: net.forward), "the module does not know"),
+    "averages as weights": (Averages, r"gives another tensor as network\.0\.weight"),
     "complex parameter": (lambda: Strange("complex"), "cannot re-initialise"),
     "integer parameter": (lambda: Strange("integer"), "cannot re-initialise"),
     "unregistered layer": (lambda: Strange("unregistered"), "the module does not know"),
@@ -121,6 +204,54 @@ def test_what_nothing_would_reach_is_refused(tmp_path, make, kind):
     layer, why = REFUSED[kind]
     with pytest.raises(MisconfigurationException, match=why):
         fit(Odd(layer()), tmp_path, make())
+
+
+class Distils(Module):
+    """Keeps its teacher among the hyperparameters."""
+
+    def __init__(self, teacher, network=None):
+        super().__init__(network)
+        self.save_hyperparameters()
+
+
+@pytest.mark.filterwarnings("ignore:.*is an instance of `nn.Module`")
+@strict
+def test_a_teacher_among_the_hyperparameters_is_refused(tmp_path, make):
+    with pytest.raises(MisconfigurationException, match=r"_hparams holds a Conv2d that the module does not know"):
+        fit(Distils(nn.Conv2d(3, 3, 1)), tmp_path, make())
+
+
+@pytest.mark.filterwarnings("ignore:.*is an instance of `nn.Module`")
+@strict
+def test_the_network_itself_may_stand_there(tmp_path, make):
+    fit(Distils(None, network()), tmp_path, make())
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+class Counts(Module):
+    """Weighs classes by how often they were seen, in this training and in those before."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.ones(2, dtype=torch.int64))
+
+    def training_step(self, batch, index):
+        self.seen += torch.bincount(batch["mask"].flatten(), minlength=2)
+        return nn.functional.cross_entropy(self.network(batch["image"]), batch["mask"], self.seen.sum() / self.seen)
+
+
+def test_an_integer_buffer_that_training_counts_in_is_not_released(tmp_path):
+    fit(Counts(), tmp_path / "kept", Retrain())
+    record = json.loads((tmp_path / "kept" / "unlearned" / "unlearning.json").read_text())
+    assert not record["completed"]
+    assert "the buffer seen changed in the run and was not reset before" in record["why"]
+
+    class Resets(Counts):
+        def reset_parameters(self):
+            self.seen.fill_(1)
+
+    fit(Resets(), tmp_path / "reset", Retrain())
+    assert (tmp_path / "reset" / "unlearned" / "weights.safetensors").exists()
 
 
 def test_counts_of_the_original_training_are_refused_or_listed(tmp_path):

@@ -1,0 +1,78 @@
+"""Weights that an operator prepared, and that nobody but an optimiser may write from there on."""
+
+from __future__ import annotations
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from ...weights import state_digest
+from .writes import Writes
+
+
+class PreparedWeights:
+    """Refuses a run whose weights come from somewhere else than its operator left, or than optimiser steps made them.
+
+    A module that loads weights in a hook of its own, as a warm start does, comes after every callback: it would put the
+    original weights back into a network that was just reset or noised. A callback that restores the best weights at
+    the end may have kept them from before.
+
+    Args:
+        operator: name of the callback, for messages.
+    """
+
+    def __init__(self, operator: str) -> None:
+        self._operator = operator
+        self._left: str | None = None
+        self._writes = Writes(operator)
+
+    def note(self, trainer: Trainer, module: LightningModule) -> None:
+        """Note the parameters that training has to start from, and the optimisers that may write them.
+
+        A module that comes back to its start (``keeps_start``) comes back to what was prepared, and may write.
+        """
+        self._left = parameters_digest(module)
+        self._writes.stop()
+        if not getattr(module, "keeps_start", False):
+            self._writes.watch(trainer)
+
+    def check_first_batch(self, module: nn.Module) -> None:
+        """Compare with what was noted, once.
+
+        Raises:
+            MisconfigurationException: if a parameter holds another value.
+        """
+        if self._left is not None and self._left != parameters_digest(module):
+            raise MisconfigurationException(
+                f"something wrote the weights after {self._operator} had prepared them and before the first batch, "
+                "such as a hook that loads weights (on_fit_start, on_train_start …); load trained weights before fit, "
+                "and let reset_parameters() of a layer, or an anchor, set what has to hold in the beginning"
+            )
+        self._left = None
+
+    def check_step(self) -> None:
+        """Look before an optimiser steps.
+
+        Raises:
+            MisconfigurationException: if something wrote the weights since the step before.
+        """
+        self._writes.before_step()
+
+    def check(self, module: nn.Module) -> None:
+        """Look at the end, where there may have been no batch.
+
+        Raises:
+            MisconfigurationException: as the others.
+        """
+        self.check_first_batch(module)
+        self._writes.check()
+
+    def stop(self) -> None:
+        """Nothing is prepared any more."""
+        self._left = None
+        self._writes.stop()
+
+
+def parameters_digest(module: nn.Module) -> str:
+    """Of all parameters, without buffers: a forward pass may move those."""
+    return state_digest(dict(module.named_parameters()))
