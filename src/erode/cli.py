@@ -28,6 +28,7 @@ from .callbacks.exposure_ledger import INITIALISATION
 from .comparison import compare
 from .correlations import correlations
 from .files import fresh_folder
+from .fresh_parser import FreshParser
 from .lightning_modules import SegmentationModule
 from .masks import ForgetSplit
 from .measures import measure
@@ -272,7 +273,9 @@ def main(args: Sequence[str] | None = None) -> None:
         by_name = verb in COMPOSED_VERBS
         if verb in SECOND_FILE and len(rest) == 2 and not any(word.startswith("-") for word in rest):
             rest = [rest[0], SECOND_FILE[verb], rest[1]]
-        written = auto_cli(PLAIN_VERBS[verb], args=rest, prog=f"erode {verb}", as_positional=not by_name)
+        written = auto_cli(
+            PLAIN_VERBS[verb], args=rest, prog=f"erode {verb}", as_positional=not by_name, parser_class=FreshParser
+        )
         if written is not None:
             print(written)
     else:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from ..comparison import COLUMNS, Experiment, check_order, compare, settings_of
 from ..files import digest_of
+from ..fresh_parser import FreshParser
 from ..rows import check_once
 from .tables import folder_of
 
@@ -164,6 +165,6 @@ def _read(path: Path) -> Config:
 
 def _arguments(config: Config) -> dict[str, Any]:
     """Arguments of :func:`~erode.comparison.compare`, built from plain data."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = FreshParser(exit_on_error=False)
     parser.add_function_arguments(compare)
-    return dict(parser.instantiate_classes(parser.parse_object(config)).items(branches=False, nested=False))
+    return dict(parser.instantiate(parser.parse_object(config)).items(branches=False, nested=False))
