@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,13 +25,14 @@ class AtomReader:
 
     In this order: what the owner declares (``atoms``); an entry ``atoms`` of the batch, a list of ``"LEVEL:id"``;
     ``id`` and ``role`` as in :mod:`erode.batch`; ``id`` and nothing but the image. Several batches in one (a dict, list
-    or tuple of batches) are read one by one. Of a DataModule of ours it also counts what the view serves beyond the
-    batch at hand: a crop may cut the ring out, but chose its place by it.
+    or tuple of batches, or a batch among the entries of another) are read one by one, and one that cannot be read is
+    refused. Of a DataModule of ours it also counts what the view serves beyond the batch at hand: a crop may cut the
+    ring out, but chose its place by it.
 
     Args:
         atoms: for loaders of someone else's: a function from a batch to the name of the level
-            (:class:`~erode.requests.Level`) of each image id in it, or image ids by level that any batch may hold. Ids
-            are strings, as in requests.
+            (:class:`~erode.requests.Level`) of each image id in it, or image ids by level that any batch may hold (the
+            highest counts of an id that stands under several). Ids are strings, as in requests.
 
     Raises:
         ValueError: if ``atoms`` names no level, or an id is not a string.
@@ -48,7 +50,7 @@ class AtomReader:
         elif atoms is not None:
             for names in atoms.values():
                 check_ids(names, "atoms=")
-            self._declared = Exposure({name: _level(level) for level, names in atoms.items() for name in names})
+            self._declared = union(Exposure(dict.fromkeys(names, _level(level))) for level, names in atoms.items())
 
     def __call__(self, batch: Any, data: Any = None, training: bool = True) -> Exposure:
         """The exposure of one batch.
@@ -76,27 +78,67 @@ def source_of(reader: AtomReader) -> str:
 
 
 def _read(batch: Any, data: Any, training: bool) -> Exposure:
-    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
-    if isinstance(parts, list | tuple) and parts and all(isinstance(part, Mapping) for part in parts):
+    """What a batch and all batches in it hold."""
+    own, marks = _own(batch, data, training)
+    if own is not None:
+        return union([own, *(_read(part, data, training) for part in _inner(batch) if _holds(part, marks))])
+    parts = _entries(batch)
+    if parts and all(isinstance(part, Mapping) or is_dataclass(part) for part in parts):
         return union(_read(part, data, training) for part in parts)
-    if isinstance(batch, Mapping) and "atoms" in batch:
-        pairs = [str(entry).partition(":") for entry in batch["atoms"]]
-        if nameless := [level for level, _, name in pairs if not name]:
-            raise MisconfigurationException(
-                f"the entry 'atoms' of a batch holds {nameless[0]!r}, which names no image; each is 'LEVEL:id'"
-            )
-        return union(Exposure({name: _level(level)}) for level, _, name in pairs)
-    if isinstance(batch, Mapping) and "id" in batch:
+    raise MisconfigurationException(
+        "nothing says which atoms a batch holds, or one that stands in it; let the loader add 'atoms', a list of "
+        f"'LEVEL:id' ({', '.join(level.name.lower() for level in Level)}), serve 'id' and 'role' as erode.batch "
+        "defines them, or give atoms= a function of the batch or the ids by level"
+    )
+
+
+def _own(batch: Any, data: Any, training: bool) -> tuple[Exposure | None, set[str]]:
+    """What a batch says of itself, None = nothing; and the keys by which an entry is a batch that has to speak too."""
+    batch = _named(batch)
+    if "atoms" in batch:
+        # The owner speaks for the whole batch, in which "id" may mean anything.
+        return _of_list(batch["atoms"]), {"atoms", "role"}
+    if "id" in batch:
         _check_ids(batch["id"], "the entry 'id' of a batch")
         if {"role", "mask"} <= batch.keys():
-            return _of_roles(batch, data, training)
-        if set(batch) <= _NO_LABELS:
-            return Exposure(dict.fromkeys(batch["id"], Level.IMAGE)) | _whole_set(data, training)
-    raise MisconfigurationException(
-        "nothing says which atoms a batch holds; let the loader add 'atoms', a list of 'LEVEL:id' "
-        f"({', '.join(level.name.lower() for level in Level)}), serve 'id' and 'role' as erode.batch defines them, or "
-        "give atoms= a function of the batch or the ids by level"
-    )
+            return _of_roles(batch, data, training), {"atoms", "role", "id"}
+        if set(batch) <= _NO_LABELS and not list(_inner(batch)):
+            return Exposure(dict.fromkeys(batch["id"], Level.IMAGE)) | _whole_set(data, training), set()
+    return None, set()
+
+
+def _of_list(atoms: Collection[Any]) -> Exposure:
+    pairs = [str(entry).partition(":") for entry in atoms]
+    if nameless := [level for level, _, name in pairs if not name]:
+        raise MisconfigurationException(
+            f"the entry 'atoms' of a batch holds {nameless[0]!r}, which names no image; each is 'LEVEL:id'"
+        )
+    return union(Exposure({name: _level(level)}) for level, _, name in pairs)
+
+
+def _named(value: Any) -> Mapping[str, Any]:
+    """The entries of a dict or dataclass by name; of anything else none."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: getattr(value, part.name) for part in fields(value)}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _entries(value: Any) -> list[Any]:
+    return list(value if isinstance(value, list | tuple) else _named(value).values())
+
+
+def _inner(batch: Any) -> Iterator[Any]:
+    """The dicts and dataclasses among the entries of a batch, in lists and tuples too; not those within them."""
+    for part in _entries(batch):
+        if _named(part):
+            yield part
+        elif isinstance(part, list | tuple):
+            yield from _inner(part)
+
+
+def _holds(batch: Any, marks: set[str]) -> bool:
+    """Whether a batch, or one in it, has one of some keys."""
+    return not marks.isdisjoint(_named(batch)) or any(_holds(part, marks) for part in _inner(batch))
 
 
 def _of_roles(batch: Mapping[str, Any], data: Any, training: bool) -> Exposure:

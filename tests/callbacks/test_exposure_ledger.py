@@ -5,14 +5,14 @@ import json
 import lightning.pytorch as pl
 import pytest
 import torch
+from ledger_runs import Module, batch_of, each_step, fit, item, loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ModelPruning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
-from erode.batch import FIELDS, NO_PRIOR, Role
+from erode.batch import Role
 from erode.callbacks import ExposureLedger, FineTune, GradientClipping, Retrain
-from erode.callbacks.batches.atoms import AtomReader
 from erode.datamodules import SyntheticDermoscopy
 from erode.masks import View
 from erode.requests import ForgetRequest
@@ -20,53 +20,6 @@ from erode.requests.ledger import CHECKPOINT_KEY, Ledger, Level, read_ledger
 from erode.weights import load_weights, save_weights, weights_digest
 
 FORGET, FOREGROUND, OUTSIDE, IMAGE = Level.FORGET, Level.FOREGROUND, Level.OUTSIDE, Level.IMAGE
-
-
-class Module(pl.LightningModule):
-    """A body with running statistics and a head."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-        self.head = nn.Conv2d(4, 2, 1)
-
-    def training_step(self, batch, index):
-        return nn.functional.cross_entropy(self.head(self.body(batch["image"])), batch["mask"].clamp(max=1))
-
-    def validation_step(self, batch, index):
-        pass
-
-    def configure_optimizers(self):
-        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
-
-
-def item(name, role=Role.RETAIN, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.zeros(8, 8, dtype=torch.long)
-    mask[2:5, 2:6] = 1 if role != Role.UNLABELLED else 0
-    roles = torch.zeros(8, 8, dtype=torch.uint8)
-    roles[2:5, 2:6] = role
-    prior = torch.full((8, 8), NO_PRIOR)
-    return {"image": torch.randn(3, 8, 8, generator=generator), "mask": mask, "role": roles, "prior": prior, "id": name}
-
-
-def loader(*items, batch_size=1):
-    return DataLoader(list(items), batch_size=batch_size)
-
-
-def fit(module, data, folder, *callbacks, max_steps=-1, **options):
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=max_steps, max_epochs=1 if max_steps < 0 else -1,
-        callbacks=list(callbacks), default_root_dir=folder, logger=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks), enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(module, data, **options)
-    return trainer
-
-
-def each_step(folder):
-    return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
 
 
 # What batches hold -----------------------------------------------------------------------------------------------
@@ -117,58 +70,15 @@ def test_views_of_our_data(tmp_path, view, coarse, fine):
     assert (ledger.why_exposed(ForgetRequest.of(data.split).limits) is None) == (view is View.RETAIN)
 
 
-def test_a_prior_exposes_to_all_fine_masks_from_the_first_batch_on():
-    data = SyntheticDermoscopy(size=32, train_images=8, view=View.RETAIN, fine_fraction=0.25)
-    name = data.split.coarse[0]
-    batch = {**item(name, Role.UNLABELLED)}
-    batch = {k: [v] if k == "id" else v[None] for k, v in batch.items()}
-    assert set(AtomReader()(batch, data).levels) == {name}
-    batch["prior"] = torch.full((1, 8, 8), 0.5)
-    assert set(AtomReader()(batch, data).levels) == {name, *data.split.fine}
-    assert AtomReader()(batch).unknown  # and without a split nobody knows whose masks they were
+def test_a_run_counts_the_second_batch_of_a_pair(tmp_path):
+    class Pairs(Module):
+        def training_step(self, batch, index):
+            return super().training_step(batch, index) + super().training_step(batch["second"], index)
 
-
-def test_drawing_by_class_exposes_to_every_class():
-    data = SyntheticDermoscopy(size=32, train_images=8, class_balance=0.5, view=View.RETAIN)
-    batch = {k: [v] if k == "id" else v[None] for k, v in item("train-00000", Role.UNLABELLED).items()}
-    assert len(AtomReader()(batch, data).levels) == 8
-
-
-def test_batches_of_strangers():
-    tagged = {"x": 1, "atoms": ["forget:a:1", "image:b"]}
-    assert AtomReader()(tagged).levels == {"a:1": FORGET, "b": IMAGE}
-    assert AtomReader()({"one": tagged, "two": {"atoms": ["outside:b"]}}).levels == {"a:1": FORGET, "b": OUTSIDE}
-    assert AtomReader(lambda batch: {str(batch[0]): "foreground"})((7, None)).levels == {"7": FOREGROUND}
-    assert AtomReader({"outside": ["a"]})(None).levels == {"a": OUTSIDE}
-    assert AtomReader()({"image": 0, "id": ["a"]}).levels == {"a": IMAGE}
-    with pytest.raises(ValueError, match="no level of exposure"):
-        AtomReader({"ring": ["a"]})
-    for silent in ((1, 2), {"image": 0, "id": ["a"], "box": 1}, {"image": 0}):
-        with pytest.raises(MisconfigurationException, match="nothing says which atoms"):
-            AtomReader()(silent)
-
-
-@pytest.mark.parametrize("kind", ["function", "declared", "string", "id", "roles", "no id"])
-def test_strangers_ids_are_strings(kind, tmp_path):
-    """A request for '0' would find nothing in a ledger that counts 0, and prove what is not so."""
-    numbered = {**{k: v[None] for k, v in item("a").items() if k != "id"}, "id": torch.tensor([0])}
-    readers = {
-        "function": (AtomReader(lambda batch: {0: "forget"}), None, "the function atoms= names an image 0, .* int"),
-        "id": (AtomReader(), {"image": 0, "id": torch.tensor([0])}, "'id' of a batch names an image .* Tensor"),
-        "roles": (AtomReader(), numbered, "'id' of a batch names an image .* Tensor"),
-        "no id": (AtomReader(), {"atoms": ["forget"]}, "'forget', which names no image; each is 'LEVEL:id'"),
-    }
-    if kind in readers:
-        reader, batch, match = readers[kind]
-        with pytest.raises(MisconfigurationException, match=match):
-            reader(batch)
-        return
-    names, match = {
-        "declared": (range(8), "atoms= names an image 0, .* int; .* give str"),
-        "string": ("scan 3", r"atoms= gives the string 'scan 3' where a list .* give \['scan 3'\]"),
-    }[kind]
-    with pytest.raises(ValueError, match=match):
-        ExposureLedger("initialisation", atoms={"foreground": names})
+    pairs = [(item("kept"), item("secret", seed=1))]
+    data = DataLoader(pairs, collate_fn=lambda ab: {**batch_of(ab[0][0]), "second": batch_of(ab[0][1])})
+    fit(Pairs(), data, tmp_path, ExposureLedger("initialisation"))
+    assert read_ledger(tmp_path / "ledger.json").images == {"kept", "secret"}
 
 
 # Which tensors -----------------------------------------------------------------------------------------------------
@@ -371,8 +281,3 @@ def test_it_changes_nothing(tmp_path):
         fit(module, loader(item("a"), item("b")), tmp_path / str(len(callbacks)), *callbacks)
         digests.append(weights_digest(module))
     assert digests[0] == digests[1]
-
-
-def test_every_field_that_holds_labels_is_known():
-    """A new label in the batch contract must not slip past the reader as an image-only batch."""
-    assert {"mask", "coarse", "role", "prior", "artefact", "label", "flag"} | {"counted"} == set(FIELDS)
