@@ -43,15 +43,17 @@ class ExposureLedger(Callback):
             by its own ``reset_parameters`` before the run, so that there is nothing to believe. ``unexposed``: your
             word that they never saw an atom (e.g. public pretraining). A file: its ledger, which must be that of these
             very weights. None: unknown, unless an operator of the same run (Rewind, Retrain) replaces them.
-            A resumed run goes on with the ledger of its checkpoint.
+            A history speaks of weights alone, so the optimiser has to be new. A resumed run goes on with the ledger of
+            its checkpoint, whose optimiser saw nothing else.
         atoms: for loaders of someone else's, see :class:`~erode.callbacks.batches.atoms.AtomReader`.
         folder: where ``ledger.json`` goes at the end; None = the folder of the run. Another goes beside what an
             operator released.
 
     Raises:
         MisconfigurationException: before the first step: for weights that are not those of the given ledger, layers
-            that cannot be re-initialised, what else remembers weights from before a fresh start, sharded strategies,
-            or a ledger that would be overwritten; at the first batch if nothing says which atoms it holds.
+            that cannot be re-initialised, what else remembers weights from before (an optimiser that took steps, an
+            average, a network that the module does not know), sharded strategies, or a ledger that would be
+            overwritten; at the first batch if nothing says which atoms it holds.
 
     Source: theory §1, §4.
 
@@ -84,10 +86,11 @@ class ExposureLedger(Callback):
         self._parameters = _parameters_digest(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what could not be recorded or written, and what remembers weights from before a fresh start."""
+        """Refuse what could not be recorded or written, and what remembers weights that the history does not cover."""
         check_strategy(trainer, pl_module)
-        if self.history == INITIALISATION and trainer.ckpt_path is None:
-            check_known(trainer, pl_module, "ExposureLedger('initialisation')")
+        assert self._start is not None
+        if not self._start.exposure.unknown and trainer.ckpt_path is None:
+            check_known(trainer, pl_module, f"ExposureLedger('{self.history}')")
             refuse_memories(trainer, before=self)
             check_unused(trainer)
         folder = self.folder or run_folder(trainer)

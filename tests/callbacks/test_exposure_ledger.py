@@ -171,6 +171,48 @@ def test_what_remembers_weights_from_before_a_fresh_start_is_refused(module, cal
     assert not (tmp_path / "ledger.json").exists()
 
 
+@pytest.mark.parametrize("history", ["a file", "unexposed"])
+@pytest.mark.parametrize(
+    ("module", "callback", "why"),
+    [
+        (Keeps, pl.Callback, "used before"),
+        (Teacher, pl.Callback, "teachers holds a Linear that the module does not know"),
+        (Module, EMAWeightAveraging, "list it behind ExposureLedger"),
+    ],
+)
+def test_a_history_of_weights_says_nothing_of_what_else_remembers(history, module, callback, why, tmp_path):
+    """Weights from before the forget set, and with them moments, a teacher or an average from after it."""
+    module = module()
+    if isinstance(module, Teacher):
+        teachers, module.teachers = module.teachers, []
+    fit(module, loader(item("a")), tmp_path / "1", ExposureLedger("initialisation"))
+    clean = save_weights(module, tmp_path / "1" / "weights.safetensors")
+    if isinstance(module, Teacher):
+        module.teachers = teachers
+    fit(module, loader(item("secret", Role.FORGET)), tmp_path / "2")
+    load_weights(module, clean)
+    given = tmp_path / "1" / "ledger.json" if history == "a file" else history
+    with pytest.raises(MisconfigurationException, match=why):
+        fit(module, loader(item("b")), tmp_path / "3", callback(), ExposureLedger(given))
+    assert not (tmp_path / "3" / "ledger.json").exists()
+
+
+def test_training_goes_on_from_a_ledger_with_an_optimiser_of_its_own(tmp_path):
+    fit(module := Module(), loader(item("a")), tmp_path / "1", ExposureLedger("initialisation"))
+    ledger = ExposureLedger(tmp_path / "1" / "ledger.json")
+    fit(module, loader(item("b")), tmp_path / "2", ledger, EMAWeightAveraging())
+    assert read_ledger(tmp_path / "2" / "ledger.json").images == {"a", "b"}
+
+
+@pytest.mark.parametrize("history", ["initialisation", "unexposed"])
+def test_a_resumed_run_keeps_the_moments_of_its_checkpoint(history, tmp_path):
+    fit(Keeps(), loader(item("a"), item("b")), tmp_path / "1", ExposureLedger(history), each_step(tmp_path / "c"))
+    fit(module := Keeps(), loader(item("c")), tmp_path / "2", ExposureLedger(history), max_steps=3,
+        ckpt_path=tmp_path / "c" / "step=2.ckpt")  # fmt: skip
+    assert read_ledger(tmp_path / "2" / "ledger.json").images == {"a", "b", "c"}
+    assert all(state["step"] == 3 for state in module.kept.state.values())
+
+
 def test_an_optimiser_that_is_kept_but_unused_is_fine(tmp_path):
     fit(Keeps(), loader(item("a")), tmp_path, ExposureLedger("initialisation"))
     assert (tmp_path / "ledger.json").exists()
