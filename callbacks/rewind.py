@@ -45,7 +45,8 @@ class Rewind(UnlearningOperator):
         atoms: for image ids: what to take back of each (image = everything).
         batch_atoms: for loaders of someone else's, see :class:`~erode.callbacks.batches.atoms.AtomReader`.
         unrecorded: ids of the request that neither a ledger in ``checkpoints`` nor the split of the DataModule names,
-            by your word as they should; others are refused as misspelt. ``all`` = any may.
+            by your word as they should; others are refused as misspelt, and so are all if no ledger names an image of
+            that split. ``all`` = any may.
         folder: see :class:`~erode.callbacks.UnlearningOperator`.
 
     Raises:

@@ -42,6 +42,23 @@ def test_the_split_of_the_data_names_images_too(trained, tmp_path):
         assert operator.released is (refused is None)
 
 
+def test_a_split_of_the_data_that_no_ledger_knows_is_refused(trained, tmp_path):
+    """Renamed files: the weights saw c.png and d.png as c and d."""
+
+    class Renamed(pl.LightningDataModule):
+        split = ForgetSplit.given(["b.png"], ["c.png", "d.png"], coarsening={})
+
+        def train_dataloader(self):
+            return loader(("b.png", "foreground"))
+
+    for request in (None, ["c.png"]):
+        with pytest.raises(MisconfigurationException, match=r"no ledger in .* knows any of the 3 images of the"):
+            fit(Module(), None, tmp_path, Rewind(trained, request, "foreground"), datamodule=Renamed())
+    fit(Module(), None, tmp_path / "meant", Rewind(trained, unrecorded="all"), datamodule=Renamed())
+    record = json.loads((tmp_path / "meant" / "unlearned" / "unlearning.json").read_text())
+    assert record["unrecorded"] == ["b.png", "c.png", "d.png"]
+
+
 def test_a_rewind_starts_there_and_releases_with_a_ledger(trained, tmp_path):
     starts = []
 

@@ -81,10 +81,24 @@ def test_ids_that_no_ledger_names_can_be_meant(trained, tmp_path):
     restore_to(trained, ForgetSplit.given(["x"], ["y"], coarsening={}), tmp_path / "3", unrecorded="all")
     partly = ForgetSplit.given(["a"], ["d", "not served yet"], coarsening={})  # nobody typed the names of a split
     assert find_unexposed(trained, ForgetRequest.of(partly)).path == checkpoint(trained, 3)
-    assert find_unexposed(trained, ForgetRequest.of(["d", "e"]), known=["e"]).proof["unrecorded"] == []
+    assert find_unexposed(trained, ForgetRequest.of(["d", "e"]), known=["e"]).proof["unrecorded"] == ["e"]
     fit(Module(), loader(("e", "outside")), tmp_path, Rewind(trained, ["d", "never seen"], unrecorded=["never seen"]))
     record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
     assert record["unrecorded"] == ["never seen"]
+
+
+def test_data_that_no_ledger_knows_vouches_for_nothing(trained):
+    """Images that were renamed since: their new names are those of the data, and occur in no ledger."""
+    renamed = ["a.png", "b.png", "c.png", "d.png"]
+    with pytest.raises(
+        ValueError, match=r"no ledger .* knows any of the 4 images of the data at hand.*'a\.png', .* 'a'"
+    ):
+        find_unexposed(trained, ForgetRequest.of(["c.png"]), known=renamed)
+    split = ForgetRequest.of(ForgetSplit.given(renamed[:2], renamed[2:], coarsening={}))
+    with pytest.raises(ValueError, match=r"knows any of the 4 images of the split"):
+        find_unexposed(trained, split, known=renamed)
+    found = find_unexposed(trained, split, known=renamed, unrecorded=renamed)
+    assert found.proof["unrecorded"] == renamed
 
 
 @pytest.mark.parametrize("name", [0, torch.tensor(0), None, b"0"])

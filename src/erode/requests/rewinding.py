@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,11 +13,9 @@ from torch import Tensor
 from ..files import write_atomically, write_json
 from ..masks import ForgetSplit
 from ..weights import read_content, state_in
-from .ledger import FILE_NAME, Ledger, check_ids, read_ledger
+from .ledger import FILE_NAME, Ledger, read_ledger
 from .request import Atoms, ForgetRequest
-
-Unrecorded = Collection[str] | Literal["all"]
-"""Ids of a request that need not occur in any ledger, by the caller's word; ``all`` = every one."""
+from .spelling import Unrecorded, check_spelling
 
 _OTHER = "it holds weights of another architecture than the module"
 
@@ -50,8 +47,8 @@ def find_unexposed(
     loading one file. *Last* is by the number of training batches since initialisation, then by path.
 
     To an id that no ledger names all weights are unexposed, whatever they saw: it may be misspelt, and the answer exact
-    and vacuous. So it is refused, unless the weights saw no image at all. A split may name images that were not served
-    yet, but not only such.
+    and vacuous. So it is refused, unless the weights saw no image at all. A split, and the data at hand, may name
+    images that were not served yet, but not only such: they may be of other data, or renamed.
 
     Args:
         folder: is searched with its sub-folders: ``*.ckpt`` that carry a ledger, ``*.safetensors`` with
@@ -90,9 +87,8 @@ def find_unexposed(
         eligible.append((look.ledger.steps, str(path)))
         if eligible[-1] == max(eligible):
             last = look
-    recorded |= {*known}
     if saw_something:
-        _check_spelling(request, recorded, unrecorded, folder)
+        check_spelling(request, recorded, {*known}, unrecorded, f"in {folder}")
     for _, name in sorted(eligible, reverse=True):
         try:
             look, last = last or _Look.at(Path(name)), None
@@ -200,34 +196,6 @@ def _restore(
         "optimizer_state": "not restored",
     }
     return Found(path, ledger, state, proof)
-
-
-def _check_spelling(request: ForgetRequest, known: Collection[str], unrecorded: Unrecorded, folder: Path) -> None:
-    """Refuse ids that nothing knows, with those that they may have been meant to be."""
-    if unrecorded == "all":
-        return
-    check_ids(unrecorded, "unrecorded")
-    strange = sorted(request.limits.keys() - known - request.listed - {*unrecorded})
-    if strange:
-        shown = "; ".join(f"'{name}'{_look_alikes(name, known)}" for name in strange[:3])
-        more = f" and {len(strange) - 3} others" if len(strange) > 3 else ""
-        raise ValueError(
-            f"the request names {shown}{more}, which no ledger in {folder} knows: weights are unexposed to such a name "
-            "whatever they saw, so that would prove nothing. Correct it; or, if it was never trained on or its "
-            f"checkpoints are gone, say so: unrecorded={strange[:3]}"
-        )
-    if request.listed and request.listed.isdisjoint(known):
-        raise ValueError(
-            f"no ledger in {folder} knows any of the {len(request.listed)} images of the split, so it may be that of "
-            f"other data, and would prove nothing: it names '{min(request.listed)}', the ledgers '{min(known)}'. Give "
-            "the split of the data that these weights were trained on; or say that it is meant: unrecorded='all'"
-        )
-
-
-def _look_alikes(name: str, known: Collection[str]) -> str:
-    folded = {other.casefold(): other for other in sorted(known, reverse=True)}
-    near = [f"'{folded[other]}'" for other in get_close_matches(name.casefold(), folded, n=3)]
-    return f" (like {', '.join(near)})" if near else ""
 
 
 def _reason(ledger: Ledger, request: ForgetRequest) -> str:
