@@ -1,8 +1,10 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from erode.files import digest_of, fresh_folder, parse_json, write_atomically, write_json
+from erode.files import alone, digest_of, fresh_folder, parse_json, write_atomically, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -49,3 +51,23 @@ def test_json_of_which_readers_could_take_different_things_is_refused(text):
 def test_other_json_is_read_as_json_reads_it():
     text = '{"a": [1, 2.5, null, true, "x"], "b": {"a": {}}}'
     assert parse_json(text) == json.loads(text)
+
+
+def test_one_at_a_time_works_on_a_file(tmp_path):
+    def add(_):
+        with alone(tmp_path / "new" / "count.json") as lock:
+            assert lock.exists()
+            before = int((tmp_path / "count").read_text())
+            time.sleep(0.005)
+            (tmp_path / "count").write_text(str(before + 1))
+
+    (tmp_path / "count").write_text("0")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(12)))
+    assert (tmp_path / "count").read_text() == "12"
+
+
+def test_a_lock_is_let_go_when_the_work_fails(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), alone(tmp_path / "x"):
+            raise ZeroDivisionError

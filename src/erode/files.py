@@ -7,9 +7,15 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
@@ -49,6 +55,28 @@ def write_json(path: str | Path, content: Any) -> Path:
     """Write JSON for people: indented, keys in the order given, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_text(path, text)
+
+
+@contextmanager
+def alone(path: str | Path) -> Iterator[Path]:
+    """Work on a file while no other process or thread does: the others wait, on systems that lock files.
+
+    The system lets the lock go if this process is killed.
+
+    Args:
+        path: where the file is, or is to be; parent folders are made.
+
+    Yields:
+        The lock, a hidden file beside it. It stays, for others may wait on this very file; take it away only where they
+        will find nothing left to do.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as handle:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield lock
 
 
 def parse_json(text: str) -> Any:

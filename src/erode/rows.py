@@ -6,17 +6,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import digest_of, write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from .files import alone, digest_of, write_json
 
 ABSENT = object()
 """Stands for a setting that is not there, which None may not."""
@@ -113,23 +107,12 @@ def stored(path: Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, An
         ({'dice': 0.9}, {'dice': 0.9})
     """
     if not path.exists():
-        with _alone(path):
+        with alone(path) as lock:
             if not path.exists():
                 write_json(path, compute())
+            lock.unlink(missing_ok=True)  # only once the row is there: where it failed, others may wait on this file
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock beside a file; the system lets it go if this process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as handle:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-        lock.unlink(missing_ok=True)  # only once the row is there: where it failed, others may wait on this very file
 
 
 def number(value: float) -> float | None:

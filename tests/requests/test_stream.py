@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from stream_runs import IMAGES, Module, certified, fit, items, trained
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,47 +20,7 @@ from erode.requests import ForgetRequest, Ledger, Level, RequestStream, read_led
 from erode.verify import VerificationError
 from erode.weights import load_weights, save_weights
 
-IMAGES, REQUESTS = 120, 50
-
-
-class Module(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
-
-    def training_step(self, batch, index):
-        return nn.functional.cross_entropy(self.layer(batch["x"]), batch["y"])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.5)
-
-
-def items(poisoned=frozenset()):
-    """One image per name; those of ``poisoned`` have other pixels and labels."""
-    for number in range(IMAGES):
-        generator = torch.Generator().manual_seed(number)
-        x = torch.randn(3, generator=generator)
-        name = f"i{number}"
-        yield {"x": -9 * x if name in poisoned else x, "y": torch.tensor(number % 2), "atoms": f"foreground:{name}"}
-
-
-def fit(module, data, folder, *callbacks, max_steps=-1, **options):
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=max_steps, max_epochs=1 if max_steps < 0 else -1, logger=False,
-        callbacks=list(callbacks), default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-    )  # fmt: skip
-    trainer.fit(module, None if data is None else DataLoader(list(data), batch_size=1), **options)
-    return module
-
-
-def trained(folder):
-    """A run over all images in order, with a checkpoint after every fourth one."""
-    every = ModelCheckpoint(folder / "c", filename="{step}", every_n_train_steps=4, save_top_k=-1)
-    torch.manual_seed(0)
-    module = fit(Module(), items(), folder, ExposureLedger("initialisation"), every)
-    save_weights(module, folder / "weights.safetensors")
-    return folder
+REQUESTS = 50
 
 
 def by_hand(poisoned, steps):
@@ -75,14 +36,6 @@ def by_hand(poisoned, steps):
                 parameter -= 0.5 * parameter.grad
                 parameter.grad = None
     return layer
-
-
-def certified(folder, start, epsilon):
-    module = Module()
-    load_weights(module, start)
-    retained = [{"x": torch.ones(3), "y": torch.tensor(1)}]
-    fit(module, retained, folder, OutputPerturbation(epsilon=epsilon, delta=1e-7, radius=0.1), max_steps=1)
-    return folder / "unlearned"
 
 
 def test_fifty_requests(tmp_path):
@@ -283,19 +236,3 @@ def test_what_proves_nothing_is_refused(tmp_path):
     (two / "certificate.json").write_text(json.dumps(content))
     with pytest.raises(VerificationError):
         stream.answer_certified(["b"], two / "weights.safetensors", two / "certificate.json")
-
-
-def test_an_edited_stream_is_refused(tmp_path):
-    module = Module()
-    path = save_weights(module, tmp_path / "weights.safetensors")
-    Ledger.unexposed(module.state_dict(), "test").save(tmp_path / "ledger.json")
-    stream = RequestStream(tmp_path / "requests.json")
-    for name in "abc":
-        stream.answer_exact([name], path)
-    with pytest.raises(ValueError, match="open it with that delta"):
-        RequestStream(tmp_path / "requests.json", delta=1e-5)
-    content = json.loads((tmp_path / "requests.json").read_text())
-    for edit in (content["entries"][1:], [content["entries"][0], {**content["entries"][1], "mu": 1.0}]):
-        (tmp_path / "requests.json").write_text(json.dumps({**content, "entries": edit}))
-        with pytest.raises(ValueError, match=r"was edited|were removed"):
-            RequestStream(tmp_path / "requests.json")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..accounting import gdp_epsilon
-from ..files import digest_of, parse_json, write_json
+from ..files import alone, parse_json
 from ..masks import ForgetSplit
 from ..mechanisms import BallMechanism
 from ..verify import check_certificate
 from ..weights import read_state, state_digest
+from .answers import Answer, chained, composed, read_answers, write_answers
 from .ledger import Ledger, Level, read_ledger
 from .request import Atoms, ForgetRequest
-
-SCHEMA = "erode-requests/1"
-"""Raise the number when the meaning of a field changes."""
 
 _SENTENCES = {
     "exact": "The released weights were never exposed to an atom of any request so far.",
@@ -46,12 +42,16 @@ class RequestStream:
     For exact answers to adaptive requests the claim is about exposure, not distribution: a rewound checkpoint keeps
     the initialisation and the draws that earlier releases showed to whoever chose the requests.
 
+    Several may be open on one file, in several processes: each looks at the file whenever it is asked, and answers
+    while no other does (on systems that lock files).
+
     Args:
-        path: JSON file; made with the first answer, read and checked if it is there.
+        path: JSON file; made with the first answer, read and checked if it is there. It is not signed: whoever may
+            write to it can cut off its last answers, and only a stream that was open before can tell.
         delta: δ at which ε is told.
 
     Raises:
-        ValueError: if the file was edited, or holds another δ.
+        ValueError: if the file was edited, or holds another δ; later, if it lacks answers that it had.
 
     Source:
         Dong, Roth and Su 2022, "Gaussian differential privacy", composition theorem and its corollary for GDP
@@ -65,11 +65,21 @@ class RequestStream:
     def __init__(self, path: str | Path, delta: float = 1e-7) -> None:
         self.path = Path(path)
         self.delta = delta
-        self.entries: list[dict[str, Any]] = _read(self.path, delta) if self.path.exists() else []
         gdp_epsilon(0.0, delta)  # refuses a δ out of range now
+        self._read_before: list[str] = []
+        self._read()
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def entries(self) -> list[Answer]:
+        """All answers so far, as the file has them now.
+
+        Raises:
+            ValueError: if it was edited, or lacks answers that it had.
+        """
+        return self._read()
 
     @property
     def forgotten(self) -> ForgetRequest:
@@ -78,7 +88,7 @@ class RequestStream:
         Raises:
             ValueError: if nothing was.
         """
-        return ForgetRequest.union(ForgetRequest.parse(entry["request"]) for entry in self.entries)
+        return _union(self.entries)
 
     def composed(self, since: int = 0) -> dict[str, float]:
         """What all releases from request ``since`` on give away of it together: μ, and ε at δ.
@@ -86,13 +96,21 @@ class RequestStream:
         Args:
             since: number of the request, from 0; for it, releases before it count nothing: they came before it was
                 asked.
+
+        Raises:
+            ValueError: if there is no request of this number; of an empty stream, 0 may be asked.
         """
-        mu = math.hypot(*(entry["mu"] for entry in self.entries[since:]), 0.0)
-        return {"mu": mu, "epsilon": gdp_epsilon(mu, self.delta) if mu else 0.0, "delta": self.delta}
+        entries = self.entries
+        if since not in range(max(len(entries), 1)):
+            raise ValueError(
+                f"{self.path} holds {len(entries)} answers, numbered from 0, and none of number {since}; give since= "
+                "the number of a request"
+            )
+        return composed(entries[since:], self.delta)
 
     def answer_exact(
         self, request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path, weights: Path, atoms: Atoms = "image"
-    ) -> dict[str, Any]:
+    ) -> Answer:
         """Enter a release that was never exposed.
 
         Args:
@@ -107,8 +125,10 @@ class RequestStream:
             ValueError: if the ledger does not belong to the weights, or shows exposure to this or an earlier request.
         """
         asked = ForgetRequest.of(request, atoms)
-        ledger = _unexposed(Path(weights), self._with(asked))
-        return self._add(asked, "exact", 0.0, ledger.weights, {"ledger": ledger.digest})
+        with alone(self.path):
+            before = self.entries
+            ledger = _unexposed(Path(weights), _union(before, asked))
+            return self._add(before, asked, "exact", 0.0, ledger.weights, {"ledger": ledger.digest})
 
     def answer_certified(
         self,
@@ -117,7 +137,7 @@ class RequestStream:
         certificate: Path,
         anchor: Path | None = None,
         atoms: Atoms = "image",
-    ) -> dict[str, Any]:
+    ) -> Answer:
         """Enter a release with a certificate.
 
         Args:
@@ -149,42 +169,61 @@ class RequestStream:
         found = state_digest(read_state(Path(weights)))
         if found != content["digests"]["released_weights"]:
             raise ValueError(f"{certificate} belongs to other weights than {weights}; give those of the same run")
-        if any(entry["evidence"].get("certificate") == content["digest"] for entry in self.entries):
-            raise ValueError(
-                f"{certificate} answered an earlier request; each answer needs a run with noise of its own"
-            )
-        every = self._with(asked)
-        evidence = {
-            "certificate": content["digest"],
-            "anchor": f"a fresh start, {_WORD}",
-            "batches": _retained(Path(weights), content["digests"]["split"], every),
-        }
-        if anchor is not None:
-            ledger = _unexposed(Path(anchor), every)
-            if ledger.weights != content["digests"]["anchor_weights"]:
-                raise ValueError(f"{anchor} is not the anchor of the certified run; give the one it was run with")
-            evidence["anchor"] = ledger.digest
-        return self._add(asked, "certified", mechanism.mu(), found, evidence)
+        with alone(self.path):
+            before = self.entries
+            if any(entry["evidence"].get("certificate") == content["digest"] for entry in before):
+                raise ValueError(
+                    f"{certificate} answered an earlier request; each answer needs a run with noise of its own"
+                )
+            every = _union(before, asked)
+            evidence = {
+                "certificate": content["digest"],
+                "anchor": f"a fresh start, {_WORD}",
+                "batches": _retained(Path(weights), content["digests"]["split"], every),
+            }
+            if anchor is not None:
+                ledger = _unexposed(Path(anchor), every)
+                if ledger.weights != content["digests"]["anchor_weights"]:
+                    raise ValueError(f"{anchor} is not the anchor of the certified run; give the one it was run with")
+                evidence["anchor"] = ledger.digest
+            return self._add(before, asked, "certified", mechanism.mu(), found, evidence)
 
-    def _with(self, request: ForgetRequest) -> ForgetRequest:
-        return ForgetRequest.union([request, self.forgotten] if self.entries else [request])
+    def _read(self) -> list[Answer]:
+        found = read_answers(self.path, self.delta)
+        digests = [entry["digest"] for entry in found]
+        if digests[: len(self._read_before)] != self._read_before:
+            raise ValueError(
+                f"{self.path} lacks answers that it held when it was read before, so it was removed, cut or replaced; "
+                "restore the file"
+            )
+        self._read_before = digests
+        return found
 
     def _add(
-        self, request: ForgetRequest, answer: str, mu: float, weights: str, evidence: dict[str, str]
-    ) -> dict[str, Any]:
+        self,
+        before: list[Answer],
+        request: ForgetRequest,
+        answer: str,
+        mu: float,
+        weights: str,
+        evidence: dict[str, str],
+    ) -> Answer:
         entry = {
-            "number": len(self.entries),
             "request": request.content(),
             "answer": answer,
             "mu": mu,
             "weights": weights,
             "evidence": evidence,
             "guarantee": _SENTENCES[answer] + _believed(evidence),
-            "previous": self.entries[-1]["digest"] if self.entries else None,
         }
-        self.entries.append({**entry, "digest": digest_of(entry)})
-        write_json(self.path, {"schema": SCHEMA, "entries": self.entries, "composed": self.composed()})
-        return self.entries[-1]
+        answers = [*before, chained(entry, before[-1] if before else None)]
+        write_answers(self.path, answers, self.delta)
+        return self._read()[-1]
+
+
+def _union(answers: Sequence[Answer], *more: ForgetRequest) -> ForgetRequest:
+    """All that some answers, and more requests, take back."""
+    return ForgetRequest.union([*more, *(ForgetRequest.parse(answer["request"]) for answer in answers)])
 
 
 def _unexposed(path: Path, request: ForgetRequest) -> Ledger:
@@ -253,18 +292,3 @@ def _believed(evidence: Mapping[str, str]) -> str:
     }
     words = [part for name, part in parts.items() if evidence.get(name, "").endswith(_WORD)]
     return f" {_WORD.capitalize()}: {', and '.join(words)}." if words else ""
-
-
-def _read(path: Path, delta: float) -> list[dict[str, Any]]:
-    content = parse_json(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no stream of requests of schema {SCHEMA}; give another path")
-    if content["composed"]["delta"] != delta:
-        raise ValueError(f"{path} tells epsilon at delta = {content['composed']['delta']}; open it with that delta")
-    previous = None
-    for number, entry in enumerate(content["entries"]):
-        stated = {name: value for name, value in entry.items() if name != "digest"}
-        if digest_of(stated) != entry["digest"] or entry["previous"] != previous or entry["number"] != number:
-            raise ValueError(f"{path}: entry {number} was edited, or entries before it were removed; restore the file")
-        previous = entry["digest"]
-    return list(content["entries"])
