@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.accounting import gdp_delta, gdp_epsilon
-from erode.callbacks import ExposureLedger, GradientClipping, OutputPerturbation
+from erode.callbacks import ExposureLedger, GradientClipping, OutputPerturbation, Rewind
 from erode.masks import ForgetSplit
-from erode.requests import ForgetRequest, Ledger, Level, RequestStream, read_ledger, restore_to
+from erode.requests import Exposure, ForgetRequest, Ledger, Level, RequestStream, read_ledger, restore_to
 from erode.verify import VerificationError
-from erode.weights import load_weights, save_weights
+from erode.weights import load_weights, save_weights, weights_digest
 
 REQUESTS = 50
 
@@ -107,6 +107,79 @@ def test_a_release_that_saw_an_earlier_request_is_refused(tmp_path):
     assert stream.forgotten.limits["i60"] == Level.FOREGROUND
 
 
+def saw(folder, *names):
+    """Weights that saw the labels of some images, by their ledger."""
+    module = Module()
+    exposures = dict.fromkeys(module.state_dict(), Exposure(dict.fromkeys(names, Level.FORGET)))
+    Ledger(weights_digest(module), exposures, 10, ({"origin": "test"},)).save(folder / "ledger.json")
+    return save_weights(module, folder / "weights.safetensors")
+
+
+def test_a_misspelt_id_is_no_request(tmp_path):
+    """To a name that nobody knows all weights are unexposed, and the real image would stay in the later ones, too."""
+    weights = saw(tmp_path / "1", "scan 3", "scan 4")
+    stream = RequestStream(tmp_path / "requests.json")
+    with pytest.raises(ValueError, match=r"names 'scan3' \(like 'scan 3', 'scan 4'\), which no ledger beside .* knows"):
+        stream.answer_exact(["scan3"], weights)
+    other = ForgetSplit.given(["x"], ["y"], coarsening={})
+    with pytest.raises(ValueError, match=r"knows any of the 2 images of the split.*'x', the ledgers 'scan 3'"):
+        stream.answer_exact(other, weights)
+    with pytest.raises(ValueError, match=r"unrecorded gives the string"):
+        stream.answer_exact(["x"], weights, unrecorded="x")
+    assert len(stream) == 0
+    meant = ["never seen", "scan 3"]
+    entry = stream.answer_exact(meant, saw(tmp_path / "2", "scan 4"), unrecorded=meant)
+    assert entry["evidence"]["names"] == "2 of 2, by the owner's word"
+    assert entry["guarantee"].endswith("By the owner's word: ids that no record names are spelt as in the data.")
+    entry = stream.answer_exact(["scan 3"], saw(tmp_path / "3", "scan 4"))  # it passed before
+    assert entry["evidence"]["names"] == "recorded"
+
+
+@pytest.mark.parametrize("known", ["folder", "ids"])
+def test_ids_are_known_from_checkpoints_or_from_the_data(known, tmp_path):
+    saw(tmp_path / "runs" / "1", "scan 3", "scan 4")
+    weights = saw(tmp_path / "runs" / "2", "scan 4")
+    given = {"folder": tmp_path / "runs", "ids": ["scan 3", "scan 4", "scan 5"]}[known]
+    stream = RequestStream(tmp_path / "requests.json", known=given)
+    entry = stream.answer_exact(["scan 3"], weights)
+    assert entry["evidence"]["names"] == "recorded"
+    assert "word" not in entry["guarantee"]
+    with pytest.raises(ValueError, match=r"names 'scan3' \(like 'scan 3'"):
+        stream.answer_exact(["scan3"], weights)
+    with pytest.raises(ValueError, match="holds no ledger that can be read"):
+        RequestStream(tmp_path / "2.json", known=tmp_path / "nowhere").answer_exact(["scan 3"], weights)
+
+
+def test_what_rewind_checked_is_not_asked_again(tmp_path):
+    folder = trained(tmp_path / "trained")
+    stream = RequestStream(tmp_path / "requests.json")
+    path = restore_to(folder, ["i50", "x"], tmp_path / "1", unrecorded=["x"])
+    entry = stream.answer_exact(["i50", "x"], path)
+    assert entry["evidence"]["names"] == "1 of 2, by the owner's word"
+    both = ForgetRequest.of(["i50", "i60", "x"])
+    path = restore_to(folder, both, tmp_path / "2", unrecorded=["x"])
+    with pytest.raises(ValueError, match=r"names 'i61'"):
+        stream.answer_exact(["i61"], path)
+    assert stream.answer_exact(["i60"], path)["evidence"]["names"] == "recorded"
+    fit(Module(), list(items())[:1], tmp_path / "3", Rewind(folder, ["i70"]))
+    release = tmp_path / "3" / "unlearned" / "weights.safetensors"
+    assert RequestStream(tmp_path / "2.json").answer_exact(["i70"], release)["evidence"]["names"] == "recorded"
+
+
+@pytest.mark.filterwarnings("ignore:the history of these weights is unknown")
+def test_certified_answers_are_to_images_that_something_names(tmp_path):
+    start = trained(tmp_path / "trained") / "weights.safetensors"
+    release = unlearned(tmp_path / "1", start, without("i5"), ExposureLedger(start.parent / "ledger.json"),
+                        OutputPerturbation(epsilon=1.0, delta=1e-7, radius=0.1))  # fmt: skip
+    files = release / "weights.safetensors", release / "certificate.json"
+    stream = RequestStream(tmp_path / "requests.json")
+    for request in (["i5"], ["i_5"], ForgetSplit.given(["x"], ["y"], coarsening={})):
+        with pytest.raises(ValueError, match=r"which no ledger beside|knows any of the 2 images"):
+            stream.answer_certified(request, *files)
+    entry = RequestStream(tmp_path / "requests.json", known=start.parent).answer_certified(["i5"], *files)
+    assert entry["evidence"]["names"] == "recorded"
+
+
 def unlearned(folder, start, retained, *callbacks, steps=30, **options):
     """A certified run on some of the images."""
     module = Module()
@@ -124,7 +197,7 @@ def without(*names):
 def test_a_certified_run_that_trained_on_a_request_is_refused(tmp_path):
     """Noise hides where a run began, not what its own batches teach it."""
     start = trained(tmp_path / "trained") / "weights.safetensors"
-    stream = RequestStream(tmp_path / "requests.json")
+    stream = RequestStream(tmp_path / "requests.json", known=start.parent)
     again = unlearned(tmp_path / "again", start, without())
     with pytest.raises(ValueError, match=r"trained on what had to be forgotten by now, .*it saw FOREGROUND of 'i5'"):
         stream.answer_certified(["i5"], again / "weights.safetensors", again / "certificate.json")
@@ -173,7 +246,7 @@ def test_every_part_of_a_resumed_run_counts(kept, tmp_path):
         unlearned(tmp_path / "run", start, without("i9"), *ledgers, operator, every, Cut())
     release = unlearned(tmp_path / "run", start, without("i1", "i9"), ckpt_path=tmp_path / "kept" / "step=5.ckpt")
     files = release / "weights.safetensors", release / "certificate.json"
-    stream = RequestStream(tmp_path / "requests.json")
+    stream = RequestStream(tmp_path / "requests.json", known=start.parent)
     if kept:
         with pytest.raises(ValueError, match="it saw FOREGROUND of 'i1'"):
             stream.answer_certified(["i1"], *files)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from ..files import parse_json
 from .ledger import FILE_NAME, check_ids, read_ledger
 from .request import ForgetRequest
 
@@ -81,6 +82,26 @@ def recorded_in(folder: str | Path) -> set[str]:
     if not ledgers:
         raise ValueError(f"{folder} holds no ledger that can be read; give the folder that training wrote to, or ids")
     return {name for ledger in ledgers for name in ledger.images}
+
+
+def checked_by_rewind(weights: Path, digest: str, *requests: ForgetRequest) -> set[str] | None:
+    """Ids that no ledger named when Rewind restored some weights for one of some requests; None = it did not.
+
+    It checked the spelling then, among ledgers that may know more than that of the weights.
+
+    Args:
+        weights: the file that it released, with its record beside.
+        digest: that of the weights.
+        requests: for any of which it may have been.
+    """
+    asked = {request.digest for request in requests}
+    for name, released in (("rewind.json", "checkpoint_weights"), ("unlearning.json", "released_weights")):
+        if not (path := weights.parent / name).is_file():
+            continue
+        record = parse_json(path.read_text(encoding="utf-8"))
+        if record.get(released) == digest and record.get("request_digest") in asked and "unrecorded" in record:
+            return {*record["unrecorded"]}
+    return None
 
 
 def _look_alikes(name: str, known: Collection[str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ..accounting import gdp_epsilon
@@ -12,8 +13,9 @@ from ..mechanisms import BallMechanism
 from ..verify import check_certificate
 from ..weights import read_state, state_digest
 from .answers import Answer, chained, composed, read_answers, write_answers
-from .ledger import Ledger, Level, read_ledger
+from .ledger import FILE_NAME, Ledger, Level, check_ids, read_ledger
 from .request import Atoms, ForgetRequest
+from .spelling import Unrecorded, check_spelling, checked_by_rewind, recorded_in
 
 _SENTENCES = {
     "exact": "The released weights were never exposed to an atom of any request so far.",
@@ -49,6 +51,9 @@ class RequestStream:
         path: JSON file; made with the first answer, read and checked if it is there. It is not signed: whoever may
             write to it can cut off its last answers, and only a stream that was open before can tell.
         delta: δ at which ε is told.
+        known: where ids occur that the ledger of a release does not name, for it never saw them: a folder of
+            checkpoints with ledgers, or the ids of the data at hand. All weights are unexposed to a misspelt id, so one
+            that nothing names is refused.
 
     Raises:
         ValueError: if the file was edited, or holds another δ; later, if it lacks answers that it had.
@@ -62,9 +67,12 @@ class RequestStream:
         {'mu': 0.0, 'epsilon': 0.0, 'delta': 1e-07}
     """
 
-    def __init__(self, path: str | Path, delta: float = 1e-7) -> None:
+    def __init__(self, path: str | Path, delta: float = 1e-7, known: str | Path | Collection[str] = ()) -> None:
         self.path = Path(path)
         self.delta = delta
+        self.known = known
+        if not isinstance(known, str | Path):
+            check_ids(known, "known")
         gdp_epsilon(0.0, delta)  # refuses a δ out of range now
         self._read_before: list[str] = []
         self._read()
@@ -109,26 +117,38 @@ class RequestStream:
         return composed(entries[since:], self.delta)
 
     def answer_exact(
-        self, request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path, weights: Path, atoms: Atoms = "image"
+        self,
+        request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path,
+        weights: Path,
+        atoms: Atoms = "image",
+        unrecorded: Unrecorded = (),
     ) -> Answer:
         """Enter a release that was never exposed.
 
         Args:
             request: see :meth:`ForgetRequest.of <erode.requests.ForgetRequest.of>`.
-            weights: the released file, with its ledger.
+            weights: the released file, with its ledger. If Rewind left it for this request, or for all so far, the ids
+                were checked then.
             atoms: for image ids, see there.
+            unrecorded: ids of the request that need not occur anywhere, by your word; ``all`` = any may.
 
         Returns:
             The entry.
 
         Raises:
-            ValueError: if the ledger does not belong to the weights, or shows exposure to this or an earlier request.
+            ValueError: if the ledger does not belong to the weights, or shows exposure to this or an earlier request,
+                or for ids that nothing names.
         """
         asked = ForgetRequest.of(request, atoms)
         with alone(self.path):
             before = self.entries
-            ledger = _unexposed(Path(weights), _union(before, asked))
-            return self._add(before, asked, "exact", 0.0, ledger.weights, {"ledger": ledger.digest})
+            every = _union(before, asked)
+            ledger = _unexposed(Path(weights), every)
+            unnamed = checked_by_rewind(Path(weights), ledger.weights, asked, every)
+            if unnamed is None:
+                unnamed = self._unnamed(asked, before, ledger.images, unrecorded, weights)
+            evidence = {"ledger": ledger.digest, "names": _named(asked, unnamed)}
+            return self._add(before, asked, "exact", 0.0, ledger.weights, evidence)
 
     def answer_certified(
         self,
@@ -137,6 +157,7 @@ class RequestStream:
         certificate: Path,
         anchor: Path | None = None,
         atoms: Atoms = "image",
+        unrecorded: Unrecorded = (),
     ) -> Answer:
         """Enter a release with a certificate.
 
@@ -149,6 +170,7 @@ class RequestStream:
             anchor: the run's anchor with its ledger, which must show no exposure to any request so far; None = it was a
                 fresh initialisation or zeros, which is your word.
             atoms: for image ids, see there.
+            unrecorded: ids of the request that need not occur anywhere, by your word; ``all`` = any may.
 
         Returns:
             The entry.
@@ -156,7 +178,8 @@ class RequestStream:
         Raises:
             VerificationError: if the certificate does not hold.
             ValueError: if it is not that of the weights, was entered before, does not hide every start, its anchor was
-                exposed, or its run trained on what had to be forgotten by now, by its ledger or by its split.
+                exposed, or its run trained on what had to be forgotten by now, by its ledger or by its split; for ids
+                that nothing names, if the run left a ledger or split.
         """
         asked = ForgetRequest.of(request, atoms)
         content = parse_json(Path(certificate).read_text(encoding="utf-8"))
@@ -186,7 +209,30 @@ class RequestStream:
                 if ledger.weights != content["digests"]["anchor_weights"]:
                     raise ValueError(f"{anchor} is not the anchor of the certified run; give the one it was run with")
                 evidence["anchor"] = ledger.digest
+            recorded = _named_beside(Path(weights), content["digests"]["split"])
+            evidence["names"] = _named(asked, self._unnamed(asked, before, recorded, unrecorded, weights))
             return self._add(before, asked, "certified", mechanism.mu(), found, evidence)
+
+    def _unnamed(
+        self,
+        asked: ForgetRequest,
+        before: list[Answer],
+        recorded: set[str],
+        unrecorded: Unrecorded,
+        weights: str | Path,
+    ) -> set[str]:
+        """Ids that nothing at hand names, refused unless they are meant; those of earlier requests passed then."""
+        known: set[str] = set()
+        if isinstance(self.known, str | Path):
+            recorded = recorded | recorded_in(self.known)
+        else:
+            known = {*self.known}
+        earlier = _union(before).limits.keys() if before else set()
+        new = {name: limit for name, limit in asked.limits.items() if name not in earlier}
+        if new and (recorded or known):
+            where = f"beside {weights} (or in known=, a folder of checkpoints or the ids of the data)"
+            check_spelling(ForgetRequest(new, asked.listed), recorded, known, unrecorded, where)
+        return new.keys() - recorded - known
 
     def _read(self) -> list[Answer]:
         found = read_answers(self.path, self.delta)
@@ -284,11 +330,29 @@ def _check_split(path: Path, digest: str, request: ForgetRequest) -> None:
             )
 
 
+def _named_beside(weights: Path, split: str | None) -> set[str]:
+    """Ids that the ledger of a certified run names, or its split, if they stand beside its weights."""
+    named: set[str] = set()
+    if (weights.parent / FILE_NAME).is_file():
+        named |= read_ledger(weights).images
+    path = weights.parent / "split.json"
+    if split is not None and path.is_file() and (found := ForgetSplit.load(path)).digest == split:
+        named |= {*found.fine, *found.coarse}
+    return named
+
+
+def _named(request: ForgetRequest, unnamed: AbstractSet[str]) -> str:
+    """What shows that the ids of a request are spelt as in the data."""
+    count = len(unnamed & request.limits.keys())
+    return f"{count} of {len(request.limits)}, {_WORD}" if count else "recorded"
+
+
 def _believed(evidence: Mapping[str, str]) -> str:
     """The part of a guarantee that nothing shows."""
     parts = {
         "anchor": "the run began at a fresh start",
         "batches": "no batch of the run held an atom of any request so far",
+        "names": "ids that no record names are spelt as in the data",
     }
     words = [part for name, part in parts.items() if evidence.get(name, "").endswith(_WORD)]
     return f" {_WORD.capitalize()}: {', and '.join(words)}." if words else ""
