@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import nn
+from torchmetrics import Metric, MetricCollection
 
 
 def forget_earlier_runs(trainer: Trainer) -> None:
-    """Let every EarlyStopping and ModelCheckpoint that served an earlier fit start anew; its files stay as they are."""
+    """Let metrics, and every EarlyStopping and ModelCheckpoint, that served an earlier fit start anew.
+
+    Files stay as they are.
+    """
+    _reset_metrics(trainer.lightning_module)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
         if isinstance(callback, EarlyStopping):
             _restart(callback)
@@ -24,9 +31,12 @@ def forget_earlier_runs(trainer: Trainer) -> None:
 class NoisyScores:
     """Lets nothing be decided by scores of the noisy phase, when weights had little noise yet, or none.
 
-    At the hand-over what was logged so far is dropped, scores that callbacks keep become the worst there are, and none
-    is taken at that very step. EarlyStopping and ReduceLROnPlateau wait until what they monitor is logged again, in
-    place of an error. The next checkpoint that is as good as any replaces one of that phase, of which a warning tells.
+    At the hand-over what was logged so far is dropped, metrics of the module start anew, scores that callbacks keep
+    become the worst there are, and none is taken at that very step. A request to stop is dropped too, whoever made it:
+    it may come from such a score. Keyboard and signals end a run another way, and a Timer asks again.
+
+    EarlyStopping and ReduceLROnPlateau wait until what they monitor is logged again, in place of an error. The next
+    checkpoint that is as good as any replaces one of that phase, of which a warning tells.
 
     Args:
         trainer: at the hand-over.
@@ -38,6 +48,8 @@ class NoisyScores:
         if trainer._results is not None:  # no public way; else Lightning averages these scores into those to come
             trainer._results.reset()
         trainer.callback_metrics.clear()
+        _reset_metrics(trainer.lightning_module)
+        _go_on(trainer)
         for config in trainer.lr_scheduler_configs:
             self._let_wait(config)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
@@ -73,6 +85,23 @@ class NoisyScores:
             self._waiting.append(waiting)
 
 
+def _go_on(trainer: Trainer) -> None:
+    if trainer.should_stop:
+        trainer.should_stop = False
+        rank_zero_warn(
+            "something asked in the noisy phase that the run stop (trainer.should_stop), maybe by scores of weights "
+            "that held less noise than certified, so the run goes on; to stop here, set max_steps to the noisy steps"
+        )
+
+
+def _reset_metrics(module: nn.Module) -> None:
+    """Collections last: some of their metrics share states, which resetting each by itself takes apart."""
+    for kind in (Metric, MetricCollection):
+        for part in module.modules():
+            if isinstance(part, kind):
+                part.reset()
+
+
 def _forget_best(callback: ModelCheckpoint) -> None:
     if callback.best_model_path:
         rank_zero_warn(
@@ -90,6 +119,7 @@ def _restart(callback: EarlyStopping) -> None:
     worst = torch.tensor(torch.inf)
     callback.best_score = worst if callback.monitor_op == torch.lt else -worst
     callback.wait_count = callback.stopped_epoch = 0
+    callback.stopping_reason, callback.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
 
 
 def _worst(callback: ModelCheckpoint) -> torch.Tensor:

@@ -3,11 +3,12 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from two_loaders import TheirModule, squares, trainer_for
 
-from erode.callbacks import Blockwise, GradientClipping, ModelClipping, Retrain
+from erode.callbacks import Blockwise, GradientClipping, ModelClipping, OutputPerturbation, Retrain
 from erode.weights import weights_digest
 
 torch.set_num_threads(1)
@@ -143,3 +144,67 @@ def test_a_monitor_that_nothing_logs_is_still_an_error(tmp_path):
     stopper = EarlyStopping("nubmer", check_on_train_epoch_end=True)
     with pytest.raises(RuntimeError, match="nubmer"):
         fit(tmp_path, Steps(1), stopper, ModelClipping(steps=1), max_epochs=5)
+
+
+def test_a_request_to_stop_in_the_noisy_phase_ends_nothing_after_it(tmp_path):
+    """The score jumps at the third of five noisy steps and falls from then on, so patience ends in that phase alone."""
+
+    class Jump(Steps):
+        def number(self):
+            return 2000.0 - self.trainer.global_step if self.trainer.global_step > 2 else 0.0
+
+    stopper = EarlyStopping("val/number", patience=1)
+    trainer = trainer_for(
+        tmp_path, stopper, ModelClipping(steps=5), max_steps=12, min_steps=7, check_val_every_n_epoch=None,
+        val_check_interval=1,
+    )  # fmt: skip
+    data = DataLoader(squares(8, 1), 4)
+    with pytest.warns(UserWarning, match=r"asked in the noisy phase that the run stop.*so the run goes on"):
+        trainer.fit(Jump(5), data, data)
+    assert (trainer.global_step, stopper.stopped_epoch, stopper.stopping_reason.name) == (12, 0, "NOT_STOPPED")
+
+
+def test_a_run_whose_time_is_over_ends_after_the_hand_over_all_the_same(tmp_path):
+    trainer = trainer_for(tmp_path, Timer({"seconds": 0}), ModelClipping(steps=3), max_steps=12, min_steps=5)
+    trainer.fit(Steps(3), DataLoader(squares(8, 1), 4))
+    assert trainer.global_step == 5
+
+
+class Counting(TheirModule):
+    """The pattern of torchmetrics: update in the step, compute when the epoch ends."""
+
+    def __init__(self):
+        super().__init__(norm=False)
+        self.mean = MeanMetric()
+        self.both = MetricCollection({"sum": SumMetric(), "total": SumMetric()})  # they share one state
+        self.logged = []
+
+    def training_step(self, batch, index):
+        taken = float(self.trainer.global_step)
+        self.mean.update(taken)
+        self.both.update(taken)
+        return super().training_step(batch, index)
+
+    def on_train_epoch_end(self):
+        self.logged.append([float(value) for value in (self.mean.compute(), *self.both.compute().values())])
+        self.mean.reset()
+        self.both.reset()
+
+
+def test_what_metrics_of_the_module_counted_in_the_noisy_phase_is_forgotten(tmp_path):
+    """Ten batches an epoch, of which eight are noisy."""
+    module = Counting()
+    assert not any("mean" in name for name in module.state_dict())
+    pl.seed_everything(1, verbose=False)
+    trainer_for(tmp_path, ModelClipping(steps=8), max_epochs=2).fit(module, DataLoader(squares(10, 1), 1))
+    assert module.logged == [[8.5, 17.0, 17.0], [14.5, 145.0, 145.0]]
+
+
+@pytest.mark.parametrize("operator", [OutputPerturbation, Retrain])
+def test_what_metrics_counted_before_the_run_is_forgotten(operator, tmp_path):
+    module = Counting()
+    for _ in range(3):
+        module.mean.update(1e6)
+        module.both.update(1e6)
+    trainer_for(tmp_path, operator(), max_epochs=1).fit(module, DataLoader(squares(8, 1), 4))
+    assert module.logged == [[0.5, 1.0, 1.0]]
