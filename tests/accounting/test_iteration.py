@@ -1,10 +1,12 @@
 """The account is attained by a linear map, solves its convex problem, and refuses the invalid shortcut."""
 
 import math
+from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -202,3 +204,78 @@ def test_wrong_values_are_named(wrong):
 def test_endless_expansion_is_refused():
     with pytest.raises(OverflowError, match="contraction=2"):
         account([(2.0, 0.0, 1.0)] * 2000)
+
+
+# Numbers of any size -----------------------------------------------------------------------------------------------
+
+
+def exact(steps: list[Step], distance: float) -> float:
+    """The greatest convex minorant of the docstring in rational numbers."""
+    weights = [Fraction(1)]
+    for contraction, *_ in reversed(steps):
+        weights.insert(0, weights[0] * Fraction(contraction))
+    variance, way = Fraction(0), Fraction(distance) * weights[0]
+    hull = [(variance, Fraction(0)), (variance, way)]
+    for (_, shift, sigma), weight in zip(steps, weights[1:], strict=True):
+        variance, way = variance + (Fraction(sigma) * weight) ** 2, way + Fraction(shift) * weight
+        hull.append((variance, way))
+    kept = hull[:1]
+    for point in hull[1:]:
+        kept.append(point)
+        while len(kept) > 2:
+            (v0, d0), (v1, d1), (v2, d2) = kept[-3:]
+            if (d1 - d0) * (v2 - v1) < (d2 - d1) * (v1 - v0):
+                break
+            del kept[-2]
+    total = Fraction(0)
+    for (v0, d0), (v1, d1) in zip(kept, kept[1:], strict=False):
+        if d1 > d0 and v1 == v0:
+            return math.inf
+        total += (d1 - d0) ** 2 / (v1 - v0) if d1 > d0 else 0
+    return float(mpmath.sqrt(mpmath.mpf(total.numerator) / total.denominator))
+
+
+def power(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high).map(lambda exponent: 10**exponent)
+
+
+SIZES = st.tuples(
+    st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1.3]), power(-200, 40)),
+    st.one_of(st.just(0.0), power(-300, 150)),
+    st.one_of(st.just(0.0), power(-150, 150)),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(SIZES, min_size=1, max_size=6), st.one_of(st.just(0.0), power(-300, 150)))
+@example([(1.0, 0.0, 1e-80), (1.0, 1e-165, 1e-150)], 0.0)
+@example([(1.0, 0.0, 1e-80), (1.0, 1e-153, 1e-150)], 0.0)
+@example([(0.5, 0.0, 1e120), (1.0, 0.0, 0.0), (1.0, 1e120, 1e120)], 1e150)
+@example([(1.0, 0.0, 1.0), *[(0.5, 0.0, 0.0)] * 1100], 1.0)
+@example([(1e-200, 0.0, 0.0)] * 3, 1.0)
+def test_no_size_of_numbers_makes_mu_too_small(steps, distance):
+    try:
+        mu = account(steps).mu(distance)
+    except OverflowError:
+        return
+    truth = exact(steps, distance)
+    assert mu >= truth * (1 - 1e-9) - 1e-20
+    if all(sigma > 0 for *_, sigma in steps):  # noise that fades after its step may be counted as none
+        assert mu <= truth * (1 + 1e-9) + 1e-20
+
+
+def test_any_number_of_equal_steps_without_noise_hides_nothing():
+    for distance, expected in ((0.0, 0.0), (1.0, math.inf)):
+        at_once = NoisyIteration()
+        at_once.repeat(10**9, contraction=0.5, shift=0.0, sigma=0.0)
+        assert at_once.mu(distance) == expected
+
+
+@pytest.mark.parametrize("wrong", [{"sigma": 1e-151}, {"sigma": 1e151}, {"shift": 1e151}])
+def test_sizes_that_floats_do_not_hold_are_refused(wrong):
+    with pytest.raises(ValueError, match="choose another unit"):
+        NoisyIteration().step(**({"contraction": 1.0, "shift": 0.0, "sigma": 1.0} | wrong))
+    with pytest.raises(ValueError, match="initial_distance must be at most"):
+        NoisyIteration().mu(1e151)
+    with pytest.raises(OverflowError, match="grows to"):
+        account([(1e100, 0.0, 1.0)]).mu(1e100)
