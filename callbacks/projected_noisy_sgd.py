@@ -206,7 +206,7 @@ class ProjectedNoisySGD(HeadOperator):
             self.epsilon, self.delta, distance=trials[nearest].initial_distance(), learning_rate=self.learning_rate,
             ridge=self.ridge, batches=batches, sigma=self.sigma,
         )  # fmt: skip
-        return NoisySGDMechanism(steps=epochs * batches, sigma=self.sigma, **constants)
+        return NoisySGDMechanism.from_target(None, self.delta, self.sigma, steps=epochs * batches, **constants)
 
     def _check_changed(self, images: list[int]) -> None:
         """Count what the loader serves otherwise than the process learnt it: the account rests on that number."""

@@ -3,11 +3,13 @@
 import copy
 import json
 import re
+import time
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from erode.callbacks import Blockwise, GradientClipping, ModelClipping, ProjectedNoisySGD
 from erode.certificate import Account, Target, VerificationError, certificate, file_digest, save_certificate
 from erode.files import digest_of
 from erode.mechanisms import (
@@ -241,3 +243,21 @@ def test_what_is_no_certificate_is_refused(text, tmp_path):
         verify(path)
     with pytest.raises(VerificationError, match="no readable certificate"):
         verify(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("name", ["gradient clipping", "model clipping", "blockwise", "projected noisy SGD"])
+def test_a_certificate_of_more_steps_than_any_run_takes_is_refused_at_once(name):
+    content = made(MECHANISMS[name])
+    content["mechanism"]["steps"] = content["account"]["steps"] = 10**12
+    began = time.process_time()
+    with pytest.raises(VerificationError, match=r"mechanism\.steps.*no run takes more than 10,000,000"):
+        check_certificate(sealed(content))
+    assert time.process_time() - began < 1
+
+
+def test_no_run_begins_that_verify_would_not_recompute():
+    for kind in (GradientClipping, ModelClipping, Blockwise):
+        with pytest.raises(ValueError, match="more than the 10,000,000 of which erode verify recomputes"):
+            kind(steps=10**7 + 1)
+    with pytest.raises(ValueError, match="more than the 10,000,000"):
+        ProjectedNoisySGD(samples=100, changed=1, epochs=10**7 + 1)

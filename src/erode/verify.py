@@ -23,7 +23,7 @@ from .certificate import (
     sentence,
 )
 from .files import digest_of, parse_json
-from .mechanisms import Mechanism, mechanism
+from .mechanisms import MOST_STEPS, Mechanism, mechanism
 from .weights import read_state, state_digest
 
 Content = Mapping[str, Any]
@@ -141,6 +141,8 @@ def _checked_mechanism(constants: Content) -> Mechanism:
 
 def _check_account(account: Content, made: Mechanism) -> None:
     _require(account["steps"] == made.steps, "account.steps", f"is {account['steps']} of {made.steps} certified steps")
+    many = f"are {made.steps:,}, but no run takes more than {MOST_STEPS:,}, whose account is recomputed step by step"
+    _require(made.steps <= MOST_STEPS, "mechanism.steps", many)
     _close(account["initial_distance"], made.initial_distance(), "account.initial_distance")
     expected = made.pieces()
     _require(len(account["blocks"]) == len(expected), "account.blocks", "have another number of pieces")

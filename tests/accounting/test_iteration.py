@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import mpmath
 import numpy as np
@@ -228,7 +229,7 @@ def exact(steps: list[Step], distance: float) -> float:
                 break
             del kept[-2]
     total = Fraction(0)
-    for (v0, d0), (v1, d1) in zip(kept, kept[1:], strict=False):
+    for (v0, d0), (v1, d1) in pairwise(kept):
         if d1 > d0 and v1 == v0:
             return math.inf
         total += (d1 - d0) ** 2 / (v1 - v0) if d1 > d0 else 0

@@ -13,6 +13,9 @@ from ..accounting._checks import check_delta, check_positive
 SLACK = 1 + 1e-9
 """Factor on a calibrated σ: rounding of the root must not cost the certificate."""
 
+MOST_STEPS = 10**7
+"""Draws of noise that a run may take: ``erode verify`` goes through them one by one, a few microseconds each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanism(ABC):
@@ -109,9 +112,15 @@ class Mechanism(ABC):
         """Make it from what was asked for: ε, from which σ follows, or σ, from which ε does.
 
         Raises:
-            ValueError: if both or neither are given, or a constant is out of range.
+            ValueError: if both or neither are given, a constant is out of range, or the steps are more than
+                ``MOST_STEPS``.
         """
         check_delta(delta)
+        if constants.get("steps", 1) > MOST_STEPS:
+            raise ValueError(
+                f"steps = {constants['steps']:,} are more than the {MOST_STEPS:,} of which erode verify recomputes the "
+                "account; take fewer"
+            )
         if epsilon is not None and sigma is None:
             return cls.calibrated(epsilon, delta, **constants)
         if epsilon is None and sigma is not None:
