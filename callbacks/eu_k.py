@@ -55,7 +55,7 @@ class EUk(LastBlocks):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
-        refuse_memories(trainer)
+        refuse_memories(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning declares it nowhere
         trained = {name for block in self._trained for name in block.parameters}
         stuck = [name for name in unresettable(module) if name in trained]
         stuck += [

@@ -91,7 +91,7 @@ class ExposureLedger(Callback):
         assert self._start is not None
         if not self._start.exposure.unknown and trainer.ckpt_path is None:
             check_known(trainer, pl_module, f"ExposureLedger('{self.history}')")
-            refuse_memories(trainer, before=self)
+            refuse_memories(trainer.callbacks, before=self)  # type: ignore[attr-defined]  # Lightning declares it nowhere
             check_unused(trainer)
         folder = self.folder or run_folder(trainer)
         if (folder / FILE_NAME).exists() and trainer.ckpt_path is None:

@@ -77,7 +77,7 @@ class Retrain(UnlearningOperator):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
-        refuse_memories(trainer)
+        refuse_memories(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning declares it nowhere
         left = [] if self.anchor is not None else unresettable(module)
         if left:
             raise MisconfigurationException(

@@ -102,7 +102,7 @@ class Rewind(UnlearningOperator):
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse a request that nothing in the folder answers, and data that would teach it again."""
         check_strategy(trainer, module)
-        refuse_memories(trainer)
+        refuse_memories(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning declares it nowhere
         split = split_of(trainer)
         self._wanted = self._asked or _of_split(split)
         if split is not None:

@@ -98,20 +98,25 @@ class LastBlocks(UnlearningOperator, base=True):
         self._required: list[tuple[nn.Parameter, bool]] = []
         self._loss_seen = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Freeze the other blocks: now, because distributed training registers parameters before ``on_fit_start``."""
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        blocks = blocks_of(pl_module)
+    def check_module(self, module: nn.Module) -> None:
+        """Find the blocks; refuse a module of too few, or whose last ones cannot be trained by themselves."""
+        super().check_module(module)
+        blocks = blocks_of(module)
         if len(blocks) <= self.k:
             raise MisconfigurationException(
-                f"{type(pl_module).__name__} has {len(blocks)} blocks, so k = {self.k} leaves none untouched; "
+                f"{type(module).__name__} has {len(blocks)} blocks, so k = {self.k} leaves none untouched; "
                 f"lower k, or use {self.instead}"
             )
         self._trained = blocks[-self.k :]
         self._untouched = {name: p for block in blocks[: -self.k] for name, p in block.parameters.items()}
         self._check_blocks()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Freeze the other blocks: now, because distributed training registers parameters before ``on_fit_start``."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        self.check_module(pl_module)
         # Kept to be given back: a user may have frozen some of them.
         self._required = [(p, p.requires_grad) for p in self._untouched.values()]
         for parameter in self._untouched.values():

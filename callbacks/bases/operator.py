@@ -169,7 +169,7 @@ class UnlearningOperator(Callback):
         """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
         if stage != "fit":
             return
-        check_callbacks(trainer, type(self).__name__)
+        check_callbacks(trainer.callbacks, type(self).__name__)  # type: ignore[attr-defined]
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
         self._prepared.stop()
         self._saved_weights = None
@@ -211,7 +211,7 @@ class UnlearningOperator(Callback):
             check_known(trainer, pl_module, type(self).__name__)
         self.check_module(pl_module)
         self.check(trainer, pl_module)
-        check_averaging(trainer, self)
+        check_averaging(trainer.callbacks, self)  # type: ignore[attr-defined]
         self._guard.watch(trainer)
         self._never_finite = infinite_buffers(pl_module)
         self._started = time.monotonic()

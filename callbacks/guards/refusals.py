@@ -61,28 +61,54 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
     """
     if (why := manual(module, operator)) is not None:
         raise MisconfigurationException(why)
-    precision = str(trainer.precision)
-    if precision not in ("32-true", "64-true", "bf16-mixed"):
-        why = PRECISIONS.get(precision, "is untested here")
-        raise MisconfigurationException(
-            f"precision {precision} {why}, which {operator} cannot certify; use 32-true or bf16-mixed"
-        )
+    check_precision(str(trainer.precision), operator)
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # DeepSpeed's is a subclass of DDP's
         raise MisconfigurationException(
             f"{type(trainer.strategy).__name__} is not supported by {operator}: sharded weights would need noise and "
             "norms of their own; use one device or strategy='ddp'"
         )
     check_communication(trainer, operator)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    check_weights_stay(trainer.callbacks, operator)  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    check_steps(trainer.estimated_stepping_batches, operator, steps)
+
+
+def check_precision(precision: str, operator: str) -> None:
+    """Refuse precisions in which a certified step may be skipped, or its noise lost; ``erode plan`` asks too.
+
+    Raises:
+        MisconfigurationException: with the reason and the remedy.
+    """
+    if precision not in ("32-true", "64-true", "bf16-mixed"):
+        why = PRECISIONS.get(precision, "is untested here")
+        raise MisconfigurationException(
+            f"precision {precision} {why}, which {operator} cannot certify; use 32-true or bf16-mixed"
+        )
+
+
+def check_weights_stay(callbacks: Sequence[Callback], operator: str) -> None:
+    """Refuse callbacks that change weights beside the certified steps; ``erode plan`` asks too.
+
+    Raises:
+        MisconfigurationException: naming the callback.
+    """
+    for callback in callbacks:
         for kind, why in CHANGE_WEIGHTS.items():
             if isinstance(callback, kind):
                 raise MisconfigurationException(
                     f"{type(callback).__name__} {why}, which {operator} cannot certify; "
                     "use it in a later fit, on the released weights"
                 )
-    if trainer.estimated_stepping_batches < steps:
+
+
+def check_steps(taken: float, operator: str, steps: int) -> None:
+    """Refuse a run that ends before the last certified step; ``erode plan`` asks too.
+
+    Raises:
+        MisconfigurationException: with both numbers.
+    """
+    if taken < steps:
         raise MisconfigurationException(
-            f"{operator} needs {steps} optimiser steps, this run takes {trainer.estimated_stepping_batches}; "
+            f"{operator} needs {steps} optimiser steps, this run takes {taken}; "
             "raise max_steps or max_epochs, or lower the operator's steps"
         )
 
@@ -139,13 +165,13 @@ def remembers(module: Module, operator: str) -> str | None:
     )
 
 
-def check_callbacks(trainer: Trainer, operator: str) -> None:
+def check_callbacks(callbacks: Sequence[Callback], operator: str) -> None:
     """Refuse callbacks that train for a trial and then load the weights from before, whatever the operator did.
 
     Raises:
         MisconfigurationException: naming the callback.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    for callback in callbacks:
         if isinstance(callback, (BatchSizeFinder, LearningRateFinder)):
             raise MisconfigurationException(
                 f"{type(callback).__name__} takes trial steps, and then goes back to the weights from before "
@@ -153,17 +179,16 @@ def check_callbacks(trainer: Trainer, operator: str) -> None:
             )
 
 
-def refuse_memories(trainer: Trainer, before: Callback | None = None) -> None:
+def refuse_memories(callbacks: Sequence[Callback], before: Callback | None = None) -> None:
     """Refuse callbacks that keep the weights from before, and would bring them into the released ones.
 
     Args:
-        trainer: of the run.
+        callbacks: of the run.
         before: a callback that replaces the weights in its ``setup``, so that those behind it keep what it left.
 
     Raises:
         MisconfigurationException: naming the callback.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
     remedy = "use it in a later fit instead"
     if before is not None:
         callbacks, remedy = callbacks[: callbacks.index(before)], f"list it behind {type(before).__name__}"
@@ -173,13 +198,12 @@ def refuse_memories(trainer: Trainer, before: Callback | None = None) -> None:
                 raise MisconfigurationException(f"{type(callback).__name__} {why}; {remedy}")
 
 
-def check_averaging(trainer: Trainer, operator: Callback) -> None:
+def check_averaging(callbacks: Sequence[Callback], operator: Callback) -> None:
     """Refuse averaging, where it is harmless, behind the operator: it would release what is not averaged yet.
 
     Raises:
         MisconfigurationException: naming the callback.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
     name = type(operator).__name__
     for callback in callbacks[callbacks.index(operator) :]:
         if isinstance(callback, WeightAveraging):

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from erode import callbacks
-from erode.callbacks import OutputPerturbation, ProjectedNoisySGD, Retrain, UnlearningOperator
+from erode.callbacks import CFk, OutputPerturbation, ProjectedNoisySGD, Retrain, UnlearningOperator
 from erode.lightning_modules import SegmentationModule
 from erode.masks import View
 from erode.mechanisms import BallMechanism
@@ -62,3 +64,15 @@ def test_the_projection_of_a_head_is_no_ball_for_others():
     assert {c.operator: c.mechanism.radius for c in found} == {name: made.radius for name, made in usual.items()}
     balls = [c.mechanism.radius for c in candidates(OutputPerturbation(radius=0.25), 1e-7) if c.operator in usual]
     assert set(balls) == {0.25}
+
+
+def test_operators_for_the_last_blocks_are_not_ranked_where_their_defaults_leave_none_untouched():
+    two = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    found = {one.operator: one.why_never for one in candidates(None, 1e-7, Setting(module=two))}
+    for name in ("CFk", "EUk"):
+        assert "has 2 blocks, so k = 3 leaves none untouched; lower k" in found[name]
+    assert found["FineTune"] is found["Scrub"] is None
+    (first, *_) = candidates(CFk(k=1), 1e-7, Setting(module=two))
+    assert (first.operator, first.why_never) == ("CFk", None)
+    with pytest.raises(MisconfigurationException, match="so k = 2 leaves none"):
+        candidates(CFk(k=2), 1e-7, Setting(module=two))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 
 from ..callbacks import Retrain, Rewind, UnlearningOperator
@@ -18,6 +19,14 @@ from ..callbacks.bases.certified import CertifiedOperator
 from ..callbacks.bases.head_operator import HeadOperator
 from ..callbacks.bases.noisy_phase import NoisyPhase
 from ..callbacks.guards.exposure import INITIALISATION, ZEROS, exposed_parameters
+from ..callbacks.guards.refusals import (
+    check_averaging,
+    check_callbacks,
+    check_precision,
+    check_steps,
+    check_weights_stay,
+    refuse_memories,
+)
 from ..datamodules import MaskDataModule
 from ..lightning_modules import PixelHead, QuantisedTraining
 from ..mechanisms import Mechanism
@@ -26,6 +35,9 @@ from ..operators.command import operator_kinds
 from ..requests import read_ledger
 from ..ridge import RidgeHead
 from .ranking import Candidate
+
+_LONG_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+"""Of precisions that the Trainer takes by a short one."""
 
 _OF_DATA: tuple[Need, ...] = ("retained data", "coarse masks", "forget set")
 
@@ -39,23 +51,40 @@ class Setting:
         samples: images of the training set; None = unknown.
         batch_size: of training.
         data: what the data serve of what operators need.
+        precision: of the Trainer, by its long name.
+        max_steps: of the Trainer; below 0 = as many as its epochs have.
+        callbacks: of the Trainer, the operator among them.
     """
 
     module: nn.Module | None = None
     samples: int | None = None
     batch_size: int = 1
     data: tuple[Need, ...] = _OF_DATA
+    precision: str = "32-true"
+    max_steps: int = -1
+    callbacks: Sequence[Callback] = ()
 
     @classmethod
-    def of(cls, module: nn.Module, data: LightningDataModule | None) -> Setting:
-        """Of a configuration; reads no pixel. Without data, what they would serve is not asked for."""
+    def of(cls, module: nn.Module, data: LightningDataModule | None, trainer: Any = None) -> Setting:
+        """Of a configuration; reads no pixel. Without data, what they would serve is not asked for.
+
+        Args:
+            module: to be planned for.
+            data: of the configuration; None = there are none.
+            trainer: the Trainer's arguments, as attributes; None = its defaults.
+        """
+        given: dict[str, Any] = {}
+        if trainer is not None:
+            given["precision"] = _precision(str(trainer.precision), trainer.accelerator)
+            given["max_steps"] = -1 if trainer.max_steps is None else trainer.max_steps
+            given["callbacks"] = trainer.callbacks or ()
         if not isinstance(data, MaskDataModule):
-            return cls(module=module, data=_OF_DATA if data is None else ("retained data",))
+            return cls(module=module, data=_OF_DATA if data is None else ("retained data",), **given)
         try:
             samples = len(data.part("train"))
         except (OSError, ValueError):  # a plan does not need the data
             samples = 0
-        return cls(module=module, samples=samples or None, batch_size=data.batch_size)
+        return cls(module=module, samples=samples or None, batch_size=data.batch_size, **given)
 
     @property
     def batches(self) -> int | None:
@@ -87,7 +116,17 @@ class Setting:
                 f"{type(self.module).__name__} is fitted to its tolerance before the first step, over whatever was "
                 "prepared; give it tolerance=None, or take an operator for heads"
             )
-        return kind.refuses(self.module)
+        return kind.refuses(self.module) or self._trainer_refuses(kind)
+
+    def refuses_defaults(self, kind: type) -> str | None:
+        """Why an operator could not run here as its defaults make it; None = it could, or it has to be configured."""
+        if self.module is None or not issubclass(kind, UnlearningOperator) or _wanted(kind):
+            return None
+        try:
+            kind().check_module(self.module)
+        except MisconfigurationException as error:
+            return str(error)
+        return None
 
     def check(self, operator: UnlearningOperator) -> None:
         """Refuse a configured operator whose run would be refused.
@@ -100,12 +139,37 @@ class Setting:
         if (why := self.refuses(type(operator))) is not None:
             raise MisconfigurationException(why)
         operator.check_module(self.module)
+        if operator in self.callbacks:
+            check_averaging(self.callbacks, operator)
+        self.check_steps(operator)
         samples = getattr(operator, "samples", None)
         if None not in (samples, self.samples) and samples != self.samples:
             raise MisconfigurationException(
                 f"{type(operator).__name__} was given samples = {samples}, the data have {self.samples} training "
                 "images; the guarantee rests on it, so give their number"
             )
+
+    def check_steps(self, operator: UnlearningOperator) -> None:
+        """Refuse certified steps that ``max_steps`` leaves no room for.
+
+        Raises:
+            MisconfigurationException: with both numbers.
+        """
+        if isinstance(operator, NoisyPhase) and self.max_steps >= 0:
+            check_steps(self.max_steps, type(operator).__name__, operator.optimizer_steps)
+
+    def _trainer_refuses(self, kind: type[UnlearningOperator]) -> str | None:
+        """What a run would find wrong with precision and callbacks."""
+        try:
+            check_callbacks(self.callbacks, kind.__name__)
+            if issubclass(kind, CertifiedOperator):
+                check_precision(self.precision, kind.__name__)
+                check_weights_stay(self.callbacks, kind.__name__)
+            elif kind.card.guarantee == "exact":
+                refuse_memories(self.callbacks)
+        except MisconfigurationException as error:
+            return str(error)
+        return None
 
     def lacks(self, kind: type, operator: UnlearningOperator | None = None) -> tuple[Need, ...]:
         """What an operator needs and is not at hand; as its defaults make it where none is given."""
@@ -169,7 +233,8 @@ def candidates(operator: UnlearningOperator | None, delta: float, setting: Setti
         if inspect.isabstract(kind) or kind is type(operator):
             continue
         if not issubclass(kind, CertifiedOperator) or setting.refuses(kind) is not None:
-            found.append(candidate(kind, None, setting))
+            plain = candidate(kind, None, setting)
+            found.append(replace(plain, why_never=plain.why_never or setting.refuses_defaults(kind)))
             continue
         takes = inspect.signature(kind, eval_str=True).parameters
         known = {"delta": delta, **setting.arguments(kind), **(balls if issubclass(kind, NoisyPhase) else {})}
@@ -238,20 +303,31 @@ def holds_ledgers(folder: str | Path) -> bool:
 
 
 def _try(kind: type[CertifiedOperator], settings: dict[str, Any], setting: Setting) -> Candidate:
-    wanted = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
-    missing = ", ".join(name for name in wanted if name not in settings)
+    missing = ", ".join(name for name in _wanted(kind) if name not in settings)
     try:
         if missing:
             raise ValueError(f"{missing} belong to the request, not to the network; configure it as the run's operator")
         made = kind(**settings)
         if setting.module is not None:
             made.check_module(setting.module)
+            setting.check_steps(made)
     except (ValueError, TypeError, MisconfigurationException) as error:
         return replace(candidate(kind, None, setting), why_not=str(error))
     new = candidate(kind, made, setting)
     if "changed" in settings and getattr(new.mechanism, "changed", None):
         return replace(new, assumes=f"all {settings['changed']} images counted as changed, as on the retain view")
     return new
+
+
+def _precision(given: str, accelerator: object) -> str:
+    """What the Trainer makes of it: float16 is not for the CPU."""
+    long = _LONG_NAMES.get(given, given)
+    return "bf16-mixed" if (long, accelerator) == ("16-mixed", "cpu") else long
+
+
+def _wanted(kind: type) -> list[str]:
+    """Arguments without a default."""
+    return [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
 
 
 def _same_noise(one: Candidate, other: Candidate) -> bool:

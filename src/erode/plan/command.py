@@ -17,7 +17,9 @@ from torch import nn
 from .. import callbacks, lightning_modules  # noqa: F401  # short class names need the import
 from .._version import __version__
 from ..callbacks import UnlearningOperator
+from ..callbacks.bases.noisy_phase import NoisyPhase
 from ..callbacks.guards.exposure import INITIALISATION, anchor_of, exposed_parameters
+from ..callbacks.guards.refusals import check_rounding
 from ..callbacks.noise.noisy_sgd import vector_norm
 from ..datamodules import MaskDataModule
 from ..files import fresh_folder
@@ -125,7 +127,7 @@ def plan_command(args: Sequence[str]) -> str:
     cli = PlanCLI(args)
     given = cli.config_init
     operator = _operator(given.trainer.callbacks or [])
-    setting = Setting.of(given.model, given.data)
+    setting = Setting.of(given.model, given.data, given.trainer)
     delta = given.delta or getattr(operator, "delta", None) or DELTA
     found = candidates(operator, delta, setting)
     folder = None if given.out is None else Path(given.out)
@@ -159,7 +161,8 @@ def measure(module: nn.Module, operator: UnlearningOperator | None, weights: str
         weights: file of the trained weights.
 
     Raises:
-        MisconfigurationException: if nothing is exposed, or the anchor cannot be drawn.
+        MisconfigurationException: if nothing is exposed, the anchor cannot be drawn, or the operator's noise would be
+            lost in rounding.
         ValueError: if the weights are of another architecture.
     """
     patterns = getattr(operator, "exposed", None)
@@ -171,7 +174,18 @@ def measure(module: nn.Module, operator: UnlearningOperator | None, weights: str
     anchor = anchor_of(module, getattr(operator, "anchor", None) or INITIALISATION, secrets.randbits(63))
     with torch.no_grad():
         distance = vector_norm([parameter - anchor.state[name] for name, parameter in exposed.items()])
-        return Measured(d, float(distance), float(vector_norm(list(exposed.values()))))
+        norm = vector_norm(list(exposed.values()))
+        if isinstance(operator, NoisyPhase):
+            _check_rounding(operator, list(exposed.values()), [anchor.state[name] for name in exposed])
+        return Measured(d, float(distance), float(norm))
+
+
+def _check_rounding(operator: NoisyPhase, trained: Sequence[torch.Tensor], anchor: Sequence[torch.Tensor]) -> None:
+    """What a run asks of radius and σ once it has both weights."""
+    weights = [parameter.clone() for parameter in trained]
+    operator.allow_for_rounding(anchor)
+    operator.clip_start(weights, anchor)
+    check_rounding(weights, operator.mechanism.sigma)
 
 
 def _operator(given: Sequence[object]) -> UnlearningOperator | None:
