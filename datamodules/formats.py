@@ -39,11 +39,13 @@ class Pixels(NamedTuple):
         values: ``[C, *spatial]`` as stored, after the rescaling that a DICOM or NIfTI header asks for.
         shape: spatial shape of the file; ``values`` may have been decoded at a lower resolution.
         inverted: low values are bright (DICOM's MONOCHROME1).
+        palette: where the values are the indices of a palette picture, its colours ``[entries, 3]``.
     """
 
     values: NDArray[Any]
     shape: Shape
     inverted: bool = False
+    palette: NDArray[np.uint8] | None = None
 
 
 def load(path: Path, spatial_dims: int, mode: str | None = None, at_least: Shape | None = None) -> Pixels:
@@ -145,9 +147,11 @@ def _picture(path: Path, mode: str | None, at_least: Shape | None) -> Pixels:
             mode = file.mode if file.mode in ("1", "L", "P") else "RGB"
         picture = file if deep or file.mode == mode else file.convert(mode)
         array = np.array(picture)
+        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if picture.mode == "P" else None
     if array.dtype == bool:
         array = array.astype(np.uint8)
-    return Pixels(array[None] if array.ndim == 2 else array.transpose(2, 0, 1), (height, width))
+    values = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return Pixels(values, (height, width), palette=palette)
 
 
 def _nifti(path: Path, spatial_dims: int) -> Pixels:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .case import Arrays, Case
 from .errors import DataError
 from .formats import NIFTI, Pixels, Shape, has_suffix, load
+from .palette import palette_values
 
 PERCENTILES = (0.5, 99.5)
 
@@ -122,7 +123,8 @@ def read_mask(
 ) -> NDArray[np.int64]:
     """Read a mask.
 
-    Palette pictures hold palette indices. Colour pictures hold grey values where all pixels are grey and
+    Palette pictures hold palette indices; where ``values`` names none and all their colours are grey, they hold these
+    (:func:`~.palette.palette_values`). Colour pictures hold grey values where all pixels are grey and
     ``values`` names no colour, and ``0xRRGGBB`` otherwise; transparency is ignored.
 
     Args:
@@ -147,7 +149,10 @@ def read_mask(
         [[0, 1, 2]]
     """
     names_colours = values is not None and max(values, default=0) > 255
-    raw = _one_number_per_pixel(path, load(path, spatial_dims).values, names_colours)
+    pixels = load(path, spatial_dims)
+    raw = _one_number_per_pixel(path, pixels.values, names_colours)
+    if pixels.palette is not None and values is None:
+        raw = palette_values(path, raw, pixels.palette)
     if image_shape is not None and raw.shape != image_shape:
         raise DataError(
             f"{path} has shape {list(raw.shape)}, but its image has {list(image_shape)}: "
