@@ -338,7 +338,10 @@ class MaskDataModule(LightningDataModule):
     def _all_cases(self) -> list[Case]:
         if self._cases is None:
             cases = self.cases()
-            self._cases = cases if self.overlay is None else self.overlay.flag(cases, self.class_names)
+            if self.overlay is not None:
+                self.overlay = self.overlay.completed(cases, self.class_names)
+                cases = self.overlay.flag(cases, self.class_names)
+            self._cases = cases
         return self._cases
 
     def _make_dataset(self, part: Part) -> MaskDataset:

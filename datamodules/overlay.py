@@ -34,8 +34,8 @@ class Overlay:
 
     Args:
         rates: P(artefact | class) in training and validation, by the name of the class; 0 for classes left out.
-        test_rates: the same in test; None = the mean of ``rates`` for each of their classes, so that there the
-            artefact says nothing of the class.
+        test_rates: the same in test; None = in each class that is named or occurs the mean of their rates, so that there
+            the artefact says nothing of the class.
         kinds: types of artefact, equally likely, one per image.
         seed: seed of what is painted, and where.
 
@@ -44,7 +44,7 @@ class Overlay:
 
     Example:
         >>> overlay = Overlay({"benign": 0.1, "malignant": 0.9}, kinds=["ink"])
-        >>> dict(overlay.test_rates)
+        >>> dict(overlay.completed([], ["background", "benign", "malignant"]).test_rates)
         {'benign': 0.5, 'malignant': 0.5}
         >>> arrays = Arrays(np.zeros((1, 64, 64), np.float32), np.zeros((64, 64), np.int64))
         >>> np.unique(overlay.paint(Case("a", 1, "train", {"overlay": 1}), arrays).artefact)
@@ -57,10 +57,8 @@ class Overlay:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.test_rates is None and self.rates:
-            mean = sum(self.rates.values()) / len(self.rates)
-            object.__setattr__(self, "test_rates", dict.fromkeys(self.rates, mean))
-        for name, rates in {"rates": self.rates, "test_rates": self.test_rates or {}}.items():
+        tested = {} if self.test_rates is None else {"test_rates": self.test_rates}
+        for name, rates in {"rates": self.rates, **tested}.items():
             if not rates or not all(0 <= rate <= 1 for rate in rates.values()):
                 raise ValueError(f"overlay: {name} must give classes probabilities between 0 and 1, got {rates}")
         if not self.kinds or not set(self.kinds) <= set(get_args(OverlayName)):
@@ -72,10 +70,27 @@ class Overlay:
         """Every setting as plain values."""
         return {
             "rates": dict(self.rates),
-            "test_rates": dict(self.test_rates or {}),
+            "test_rates": None if self.test_rates is None else dict(self.test_rates),
             "kinds": list(self.kinds),
             "seed": self.seed,
         }
+
+    def completed(self, cases: Sequence[Case], class_names: Sequence[str]) -> Overlay:
+        """This overlay with rates for test, drawn up for these cases where nobody named any.
+
+        A class whose images never show the artefact in training counts with its rate 0: without it the artefact would
+        tell that class in test.
+
+        Args:
+            cases: cases of all parts.
+            class_names: names of the classes, background first.
+        """
+        if self.test_rates is not None:
+            return self
+        occurring = [class_names[label] for label in sorted({case.label for case in cases}) if label < len(class_names)]
+        classes = list(dict.fromkeys((*self.rates, *occurring)))
+        mean = sum(self.rates.values()) / len(classes)
+        return replace(self, test_rates=dict.fromkeys(classes, mean))
 
     def flag(self, cases: Sequence[Case], class_names: Sequence[str]) -> list[Case]:
         """Give every case the flag ``overlay``; their other flags, of what they show by nature, stay.
@@ -87,7 +102,8 @@ class Overlay:
         Raises:
             ValueError: if a rate is given for a class that is none.
         """
-        trained, tested = self._rates(self.rates, class_names), self._rates(self.test_rates or {}, class_names)
+        test_rates = self.completed(cases, class_names).test_rates
+        trained, tested = self._rates(self.rates, class_names), self._rates(test_rates or {}, class_names)
         flagged = []
         for case in cases:
             rate = (tested if case.part == "test" else trained)[case.label]

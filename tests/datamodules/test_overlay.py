@@ -125,6 +125,24 @@ def test_shares_follow_the_rates_of_class_and_part():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [["background", "benign", "malignant"], ["background", "pneumothorax"]])
+def test_left_out_the_rates_of_test_are_neutral_whatever_classes_are_named(names):
+    labels = (1, 2) if len(names) == 3 else (0, 1)
+    cases = [Case(f"c{i}", labels[i % 2], "test") for i in range(4000)]
+    overlay = Overlay({names[-1]: 0.9})
+    flagged = overlay.flag(cases, names)
+    for label in labels:
+        shown = [case.flags["overlay"] for case in flagged if case.label == label]
+        assert np.mean(shown) == pytest.approx(0.45, abs=4 * np.sqrt(0.25 / 2000))
+    rates = overlay.completed(cases, names).test_rates
+    assert rates == {names[label]: 0.45 for label in labels}
+    both = Overlay({"benign": 0.1, "malignant": 0.9})
+    only_malignant = [case for case in cases if case.label == 2]
+    assert both.completed(only_malignant, ["background", "benign", "malignant"]).test_rates == {
+        "benign": 0.5, "malignant": 0.5,
+    }  # fmt: skip
+
+
 def test_batches_carry_the_overlay_and_metrics_see_it(tmp_path, save):
     data = of_folder(
         folder(tmp_path, save, 60),
@@ -165,6 +183,7 @@ def test_records_name_the_overlay_and_only_where_there_is_one():
     )
     assert "overlay" not in plain.describe()
     assert painted.describe()["overlay"]["kinds"] == ["tube"]
+    assert painted.describe()["overlay"]["test_rates"] == {"benign lesion": 0.5, "malignant lesion": 0.5}
     assert painted.describe()["pixels"] != plain.describe()["pixels"]
     assert set(np.unique(painted.pixels(painted.part("test")[0]).artefact)) <= {0, Artefact.TUBE}
 
