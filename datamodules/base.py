@@ -47,7 +47,8 @@ class MaskDataModule(LightningDataModule):
         class_balance: how far rare classes are drawn more often in training: class k of n_k images is drawn in
             proportion to ``n_k^(1 - class_balance)``; 0 = as they come, 1 = all equally often.
         flips: mirror training images at random along each axis.
-        transform: a MONAI dictionary transform for training items; keys in ``datamodules.dataset.PIXEL_KEYS``.
+        transform: a MONAI dictionary transform for training items, random by the run's seed; keys in
+            ``datamodules.dataset.PIXEL_KEYS``.
         overlay: paint known artefacts on the images of all parts; ``flag`` and the artefact masks then speak of
             them, and of nothing else.
         cache: keep images in memory once they are read.

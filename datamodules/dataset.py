@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from ..batch import FIELDS, UNKNOWN_ARTEFACT, UNKNOWN_FLAG
 from ..masks import Coarsening, PositionPrior, View, serve
 from .case import Arrays, Case
+from .randomness import random_parts, seed_parts
 
 PIXEL_KEYS = ("image", *(key for key, field in FIELDS.items() if field.per_pixel))
 """Keys that a spatial augmentation has to move together."""
@@ -32,7 +33,8 @@ class MaskDataset(Dataset[Item]):
         prior: position prior of the retain view.
         flag: name of the artefact flag that becomes ``flag``.
         cache: keep every item in memory once it was read.
-        transform: applied to each item; sees per-pixel entries as ``[channels, *spatial]`` tensors.
+        transform: applied to each item; sees per-pixel entries as ``[channels, *spatial]`` tensors. If it is random as
+            MONAI's are, every item gets a seed of its own from torch's generator, in place of any that it was given.
 
     An index ``-1 - i`` stands for a copy of item ``i`` that metrics must not count (``counted`` is False).
     """
@@ -60,6 +62,9 @@ class MaskDataset(Dataset[Item]):
         self._flags = tuple(dict.fromkeys(name for case in self.cases for name in case.flags))
         self._items: dict[int, Item] | None = {} if cache else None
         self._transform = transform
+        self._random = random_parts(transform)
+        self.rank = 0
+        """Process that serves these items: others transform theirs in other ways."""
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -73,7 +78,11 @@ class MaskDataset(Dataset[Item]):
             if self._items is not None:
                 self._items[index] = item
         item = {**item, "counted": torch.tensor(counted)}
-        return item if self._transform is None else _with_channels(item, self._transform)
+        if self._transform is None:
+            return item
+        if self._random:
+            seed_parts(self._random, self.rank)
+        return _with_channels(item, self._transform)
 
     def _load(self, case: Case) -> Item:
         arrays = self._read(case)

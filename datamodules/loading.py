@@ -15,8 +15,9 @@ def loader(
     dataset: MaskDataset, batch_size: int, num_workers: int, sampler: Sampler[int] | None, drop_last: bool
 ) -> DataLoader[Item]:
     """Batches of a data set; without a sampler in order, each image on one process."""
-    if sampler is None and _distributed():
-        sampler = EvaluationSampler(dataset)
+    if _distributed():
+        dataset.rank = torch.distributed.get_rank()
+        sampler = EvaluationSampler(dataset) if sampler is None else sampler
     return DataLoader(
         dataset,
         batch_size=batch_size,

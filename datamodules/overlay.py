@@ -34,7 +34,7 @@ class Overlay:
 
     Args:
         rates: P(artefact | class) in training and validation, by the name of the class; 0 for classes left out.
-        test_rates: the same in test; None = in each class that is named or occurs the mean of their rates, so that there
+        test_rates: the same in test; None = in each class that is named or occurs, the mean of their rates: so there
             the artefact says nothing of the class.
         kinds: types of artefact, equally likely, one per image.
         seed: seed of what is painted, and where.
