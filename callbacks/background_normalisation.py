@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..debiasing import background_mean, replace_background
-from ..whole_set import announce, why_partial
+from ..whole_set import announce, untransformed, why_partial
 from .bases.debiased_input import DebiasedInput, Forward
 from .batches.observation import Key, class_map, entry
 
@@ -66,7 +66,7 @@ class BackgroundNormalisation(DebiasedInput):
         """Mean background ``[C, *spatial]``, once it was taken."""
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take the mean over the training images, each once and none mirrored."""
+        """Take the mean over the training images, each once, none mirrored or transformed."""
         datamodule = getattr(trainer, "datamodule", None)
         loader = None if datamodule is None else datamodule.train_dataloader()
         if not isinstance(loader, DataLoader):
@@ -76,7 +76,9 @@ class BackgroundNormalisation(DebiasedInput):
                 "DataModule whose train_dataloader returns one"
             )
         # In order and to the last image: a shuffled loader that drops some would give other digits each time.
-        every: DataLoader[Any] = DataLoader(loader.dataset, loader.batch_size or 1, collate_fn=loader.collate_fn)
+        every: DataLoader[Any] = DataLoader(
+            untransformed(loader.dataset), loader.batch_size or 1, collate_fn=loader.collate_fn
+        )
         with torch.no_grad():
             shown = self._announced(trainer, module, loader, every) if self._teaches(trainer) else every
             self.background = background_mean(map(self._pair, shown)).to(module.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,6 +84,12 @@ class MaskDataset(Dataset[Item]):
         if self._random:
             seed_parts(self._random, self.rank)
         return _with_channels(item, self._transform)
+
+    def untransformed(self) -> MaskDataset:
+        """The same items without ``transform``, for whatever measures the data; what was read is shared."""
+        plain = copy.copy(self)
+        plain._transform, plain._random = None, []
+        return plain
 
     def _load(self, case: Case) -> Item:
         arrays = self._read(case)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..objectives import TrainingSet
-from ..whole_set import announce, why_partial
+from ..whole_set import announce, untransformed, why_partial
 
 
 def read_training_set(
@@ -21,8 +21,8 @@ def read_training_set(
 ) -> TrainingSet:
     """Labels, flags and, if asked for, predictions of all images that the training loader draws from.
 
-    Each process reads its share of the images, without the augmentation that a DataModule applies to batches, and
-    announces it (:func:`erode.whole_set.announce`).
+    Each process reads its share of the images, without the augmentation that a DataModule applies to items and batches,
+    and announces it (:func:`erode.whole_set.announce`).
 
     Args:
         trainer: in the middle of a fit.
@@ -43,7 +43,7 @@ def read_training_set(
     size = len(loader.dataset)  # type: ignore[arg-type]  # sized, or a sampler could not draw from it
     share = range(trainer.global_rank, size, trainer.world_size)
     whole: DataLoader[Any] = DataLoader(
-        Subset(loader.dataset, share), batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn
+        Subset(untransformed(loader.dataset), share), batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn
     )
     rows: list[tuple[str, int, int, int]] = []
     for batch in whole:

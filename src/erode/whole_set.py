@@ -62,6 +62,19 @@ def why_partial(loader: DataLoader[Any], trainer: Any) -> str | None:
     )
 
 
+def untransformed(dataset: Any) -> Any:
+    """A data set without the random transforms of training, where it can be had so (``untransformed()``).
+
+    Whatever is measured of the training images, a mean or a model's errors, is measured of the images themselves.
+
+    Example:
+        >>> untransformed([1, 2])
+        [1, 2]
+    """
+    plain = getattr(dataset, "untransformed", None)
+    return plain() if callable(plain) else dataset
+
+
 def announce(trainer: Any, module: Any, batch: Any) -> None:
     """Show images that were read beside the batches of training to every callback that asks for them.
 

@@ -20,6 +20,7 @@ from erode.callbacks import Blockwise, GradientClipping, ModelClipping, OutputPe
 from erode.cli import main
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import ImageClassifier
+from erode.lightning_modules.training_set import read_training_set
 from erode.objectives import ERM, GroupDRO, JustTrainTwice
 
 torch.set_num_threads(1)
@@ -175,6 +176,16 @@ def test_as_people_run_it(config, tmp_path):
     rows = list(csv.DictReader(Path("predicted/predictions/predictions.csv").read_text().splitlines()))
     assert len(rows) == SMALL["test_images"]
     assert sum(float(rows[0][f"probability_{k}"]) for k in range(3)) == pytest.approx(1, abs=1e-5)
+
+
+def test_predictions_are_of_the_images_and_not_of_what_a_transform_makes_of_them(tmp_path):
+    data = SyntheticDermoscopy(
+        **SMALL, flips=False, validate_data=False, transform=lambda item: {**item, "image": item["image"] * 0}
+    )
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    run.fit(ImageClassifier(num_classes=3), datamodule=data)
+    train = read_training_set(run, 3, classify=lambda image: (image.flatten(1).sum(1) > 0).long())
+    assert train.predicted.tolist() == [1] * SMALL["train_images"]
 
 
 def test_every_view_of_the_data_teaches_it_the_same(tmp_path):

@@ -39,7 +39,7 @@ def unexposed_head(
     """
     before = data.view
     data.serve(View.FINE_SUBSET)
-    fine = data.dataset("train")
+    fine = data.dataset("train").untransformed()
     images: Tensor = torch.stack([fine[index]["image"] for index in range(min(MEASURED, len(fine)))])
     file = folder / "encoder.safetensors"
     encoder = default_network(CHANNELS, images.ndim - 2, images.shape[1])

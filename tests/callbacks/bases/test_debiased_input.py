@@ -72,7 +72,7 @@ def test_background_is_that_of_training_images_alone_and_always_the_same():
     pasted = callback.background.expand_as(first)
     assert torch.equal(second[shown][~kept[shown]], pasted[shown][~kept[shown]])
     again = BackgroundNormalisation()
-    other = data()
+    other = data(transform=lambda item: {**item, "image": 1 - item["image"]})  # of training alone, and not of the mean
     other.serve(View.FINE)  # the view decides what labels say, not what the coarse mask is
     Trainer(**OPTIONS, callbacks=[again]).test(module(), datamodule=other, verbose=False)
     assert torch.equal(again.background, callback.background)

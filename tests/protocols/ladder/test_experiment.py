@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from monai.transforms import RandZoomd
 
 from erode.cli import main
 from erode.datamodules import SaabSynthetic
@@ -76,6 +77,17 @@ def test_labels_alone_have_a_line_each(tmp_path):
     main(["ladder", *ARGUMENTS, "--seeds=[]", f"--out={tmp_path / 'labels'}"])
     lines = list(csv.DictReader((tmp_path / "labels" / "ladder.csv").read_text().splitlines()))
     assert [line["rung"] for line in lines] == NAMES
+
+
+def test_labels_are_measured_on_images_that_no_transform_changed(tmp_path):
+    keys = ["image", "mask", "coarse", "role", "prior", "artefact"]
+    zoom = RandZoomd(keys, prob=1.0, min_zoom=0.5, max_zoom=3.0, mode=["bilinear", *["nearest"] * 5])
+    found = []
+    for name, transform in {"plain": None, "zoomed": zoom}.items():
+        data = SaabSynthetic(**DATA, transform=transform)
+        ladder(data, out=tmp_path / name, windows=[4], half_widths=[2], seeds=(), bootstrap=10, accelerator="cpu")
+        found.append(json.loads((tmp_path / name / "ladder.json").read_text())["labels"])
+    assert found[0] == found[1]
 
 
 def test_it_goes_on_where_it_stopped_and_takes_more_seeds(out):

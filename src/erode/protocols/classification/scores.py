@@ -62,7 +62,7 @@ def score_images(
         ValueError: for logits of other shapes.
     """
     module = module.eval().to(device)
-    dataset: MaskDataset = data.dataset(part)
+    dataset: MaskDataset = data.dataset(part).untransformed()
     rows: list[dict[str, Tensor]] = []
     maps: list[NDArray[np.int64]] = []
     dice = SegmentationDice(data.num_classes)

@@ -65,7 +65,7 @@ def labelled_ids(data: MaskDataModule, fraction: float, seed: int) -> list[str]:
 
 def lesion_sizes(data: MaskDataModule, part: Part) -> Tensor:
     """Foreground of the fine mask of each image of a part, int64 ``[N]``, in pixels."""
-    dataset = data.dataset(part)
+    dataset = data.dataset(part).untransformed()
     return torch.stack([(dataset[index]["mask"] > 0).sum() for index in range(len(dataset))])
 
 

@@ -111,10 +111,10 @@ def ladder(
 
 
 def _labels(rung: Rung, data: MaskDataModule, bootstrap: int) -> dict[str, Any]:
-    """What the labels of a rung hold, over all training images."""
+    """What the labels of a rung hold, over all training images as they are, whatever transform trains on them."""
     data.serve(View.FINE)  # beside the coarse masks
     metric = CoarseContent(bootstrap)
-    for batch in DataLoader(data.dataset("train"), data.batch_size):
+    for batch in DataLoader(data.dataset("train").untransformed(), data.batch_size):
         metric.update(batch["image"], batch["mask"], batch["coarse"], batch["artefact"])
     content = metric.result()
     values = {key: number(value) for key, value in vars(content).items() if key != "interval"}
