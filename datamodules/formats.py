@@ -7,19 +7,15 @@ that an image and a mask stored in different orientations still meet.
 
 from __future__ import annotations
 
-import math
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pydicom
-from monai.data.image_reader import NibabelReader, PydicomReader
+from monai.data.image_reader import NibabelReader
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from .dicom import read_dicom
 from .errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -27,9 +23,6 @@ NIFTI = (".nii.gz", ".nii")
 DICOM = (".dcm", ".dicom", ".ima")
 
 Shape = tuple[int, ...]
-
-MOST_SAMPLES = 2**28
-"""A DICOM file that promises more numbers than this (1 GiB in memory as float32) is not decoded."""
 
 
 class Pixels(NamedTuple):
@@ -77,7 +70,8 @@ def load(path: Path, spatial_dims: int, mode: str | None = None, at_least: Shape
         elif has_suffix(path, NIFTI):
             pixels = _nifti(path, spatial_dims)
         else:
-            pixels = _dicom(path)
+            values, inverted = read_dicom(path)
+            pixels = Pixels(values, values.shape[1:], inverted)
     except DataError:
         raise
     except Exception as error:  # decoders raise what they like; the message keeps the cause
@@ -88,30 +82,6 @@ def load(path: Path, spatial_dims: int, mode: str | None = None, at_least: Shape
             "set spatial_dims, or convert the file"
         )
     return pixels
-
-
-def dicom_header(path: Path) -> pydicom.Dataset:
-    """What a DICOM file says of itself, without its pixels.
-
-    Raises:
-        DataError: if it cannot be read, or may be a decompression bomb: deflated as a whole, or with more than
-            ``MOST_SAMPLES`` numbers for pixels. Pillow, which decodes JPEG frames, has a limit of its own.
-    """
-    try:
-        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise ValueError("all of it is deflated, to no one knows what size; store it with another transfer syntax")
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-        size = math.prod(
-            int(header.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
-        )
-    except Exception as error:
-        raise DataError(f"{path} cannot be read ({error}): it may be damaged, download it again") from error
-    if size > MOST_SAMPLES:
-        raise DataError(
-            f"{path} promises {size} pixels, more than {MOST_SAMPLES}: it may be a decompression bomb; "
-            "if it is none, store it at a lower resolution"
-        )
-    return header
 
 
 def stem(path: Path) -> str:
@@ -163,22 +133,3 @@ def _nifti(path: Path, spatial_dims: int) -> Pixels:
         array = array[..., None]
     array = array.transpose()  # [C, Z, Y, X]
     return Pixels(array, array.shape[1:])
-
-
-def _dicom(path: Path) -> Pixels:
-    for file in path.iterdir() if path.is_dir() else (path,):
-        if pydicom.misc.is_dicom(file):
-            dicom_header(file)
-    reader = PydicomReader(swap_ij=False)
-    with warnings.catch_warnings():
-        # Orientation tags are often missing in radiographs, and of no use here.
-        warnings.filterwarnings("ignore", message="PydicomReader: ImageOrientationPatient")
-        data = reader.read(path)
-        array, _ = reader.get_data(data)
-    is_series = isinstance(data, list)
-    first = data[0] if is_series else data
-    if first.get("SamplesPerPixel", 1) > 1:
-        array = np.moveaxis(array, -1, 0)
-    else:
-        array = np.moveaxis(array, -1, 0)[None] if is_series else array[None]
-    return Pixels(array, array.shape[1:], first.get("PhotometricInterpretation") == "MONOCHROME1")

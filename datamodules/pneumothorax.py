@@ -23,7 +23,7 @@ from .siim_layout import Radiograph, find_radiographs, find_run_table, read_runs
 EVALUATED = (951, 1000)
 """Sizes of the validation and the test part of Saab et al. (2022), together the images with a tube label."""
 
-REVISION = 1
+REVISION = 2
 """Raise this where the same file and settings come to other pixels: entries of the cache are then made anew."""
 
 

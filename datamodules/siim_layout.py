@@ -9,9 +9,10 @@ from typing import IO, Any, NamedTuple
 import pandas as pd
 from rich.progress import track
 
+from .dicom import dicom_header
 from .errors import DataError
 from .folders import first_line, read_table, require_columns
-from .formats import dicom_header, stem
+from .formats import stem
 from .run_length import NOTHING
 
 RUN_TABLES = ("train-rle.csv", "stage_2_train.csv")

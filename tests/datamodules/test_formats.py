@@ -4,37 +4,13 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from dicom_files import write_dicom
 
 from erode.datamodules.errors import DataError
 from erode.datamodules.formats import load, stem
 
 RNG = np.random.default_rng(0)
-
-
-def write_dicom(path: Path, array: np.ndarray, photometric: str = "MONOCHROME2", instance: int = 1) -> Path:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = Dataset()
-    data.file_meta = meta
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.Modality, data.InstanceNumber, data.PhotometricInterpretation = "DX", instance, photometric
-    data.Rows, data.Columns = array.shape[:2]
-    data.PixelSpacing = [0.5, 0.5]
-    data.SamplesPerPixel = 3 if array.ndim == 3 else 1
-    if array.ndim == 3:
-        data.PlanarConfiguration = 0
-    data.BitsAllocated = data.BitsStored = 8 * array.itemsize
-    data.HighBit, data.PixelRepresentation = data.BitsStored - 1, 0
-    data.PixelData = array.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
-    return path
 
 
 def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path):
