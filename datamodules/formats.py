@@ -2,7 +2,8 @@
 
 Pictures and DICOM frames come as ``[H, W]``, a DICOM series (a folder) as ``[D, H, W]`` in the order of its
 instance numbers. NIfTI is turned to the closest RAS+ orientation and its axes are reversed, ``[Z, Y, X]``, so
-that an image and a mask stored in different orientations still meet.
+that an image and a mask stored in different orientations still meet. Pictures, masks too, are turned as their EXIF
+orientation says: so does every viewer, and so did whoever drew the mask.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from monai.data.image_reader import NibabelReader
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from .dicom import read_dicom
 from .errors import DataError
@@ -21,6 +22,9 @@ from .errors import DataError
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii.gz", ".nii")
 DICOM = (".dcm", ".dicom", ".ima")
+
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations of pictures whose rows are shown as columns."""
 
 Shape = tuple[int, ...]
 
@@ -76,6 +80,8 @@ def load(path: Path, spatial_dims: int, mode: str | None = None, at_least: Shape
         raise
     except Exception as error:  # decoders raise what they like; the message keeps the cause
         raise DataError(f"{path} cannot be read ({error}): it may be damaged, download it again") from error
+    if not pixels.values.dtype.isnative:
+        pixels = pixels._replace(values=pixels.values.astype(pixels.values.dtype.newbyteorder("=")))
     if len(pixels.shape) != spatial_dims:
         raise DataError(
             f"{path} has the spatial shape {list(pixels.shape)}, but spatial_dims is {spatial_dims}: "
@@ -106,16 +112,23 @@ def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
 def _picture(path: Path, mode: str | None, at_least: Shape | None) -> Pixels:
     with Image.open(path) as file:
         width, height = file.size
-        pages = getattr(file, "n_frames", 1)
+        if file.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+            if file.format == "TIFF":  # of which Pillow mixes up rows and columns
+                raise DataError(f"{path} is stored sideways (TIFF tag Orientation): save it upright, without the tag")
+            width, height = height, width
+        # Further pictures of an MPO are previews and depth maps beside a camera's JPEG.
+        pages = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
         if pages > 1:
             raise ValueError(f"{pages} pages in one picture; store a volume as NIfTI")
         if at_least is not None and len(at_least) == 2:
             # JPEG decodes to a half, quarter or eighth at a fraction of the cost; other formats ignore this.
-            file.draft(mode, (at_least[1], at_least[0]))
-        deep = file.mode.startswith(("I", "F"))
+            # It knows the picture as stored, so a square covers both ways of holding the camera.
+            file.draft(mode, (max(at_least), max(at_least)) if (width, height) != file.size else at_least[::-1])
+        turned = ImageOps.exif_transpose(file)
+        deep = turned.mode.startswith(("I", "F"))
         if mode is None:
-            mode = file.mode if file.mode in ("1", "L", "P") else "RGB"
-        picture = file if deep or file.mode == mode else file.convert(mode)
+            mode = turned.mode if turned.mode in ("1", "L", "P") else "RGB"
+        picture = turned if deep or turned.mode == mode else turned.convert(mode)
         array = np.array(picture)
         palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if picture.mode == "P" else None
     if array.dtype == bool:

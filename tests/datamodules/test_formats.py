@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 from dicom_files import write_dicom
+from PIL import ExifTags, Image
 
 from erode.datamodules.errors import DataError
 from erode.datamodules.formats import load, stem
@@ -112,3 +113,54 @@ def test_another_dimension_is_refused(tmp_path, save):
 def test_stem_cuts_known_endings_only():
     names = ["a.b.PNG", "a.nii.gz", "a.dcm", "1.2.840", "a"]
     assert [stem(Path(name)) for name in names] == ["a.b", "a", "a", "1.2.840", "a"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_pictures_are_turned_as_their_exif_says(tmp_path, name, orientation):
+    shown = np.kron(RNG.integers(0, 2, (3, 5)), np.full((64, 64), 255)).astype(np.uint8)
+    back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}
+    back |= {2: Image.Transpose.FLIP_LEFT_RIGHT, 4: Image.Transpose.FLIP_TOP_BOTTOM}
+    back |= {5: Image.Transpose.TRANSPOSE, 7: Image.Transpose.TRANSVERSE}
+    stored = Image.fromarray(shown)
+    stored = stored.transpose(back[orientation]) if orientation in back else stored
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(tmp_path / name, exif=exif, **({"quality": 100} if name == "a.jpg" else {}))
+    if name == "a.tif" and orientation > 4:
+        with pytest.raises(DataError, match=r"a\.tif is stored sideways .*: save it upright"):
+            load(tmp_path / name, 2)
+        return
+    for mode in ("L", None):
+        pixels = load(tmp_path / name, 2, mode)
+        assert pixels.shape == shown.shape
+        np.testing.assert_allclose(pixels.values[0], shown, atol=2)
+    small = load(tmp_path / name, 2, "L", at_least=(24, 40))
+    assert small.shape == shown.shape
+    assert small.values.shape[1] >= 24
+    assert small.values.shape[2] >= 40
+    scale = shown.shape[0] // small.values.shape[1]
+    np.testing.assert_allclose(small.values[0], shown[::scale, ::scale], atol=2)
+
+
+def test_a_camera_s_previews_are_left_out_and_pages_refused(tmp_path):
+    first, second = (Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (200, 10))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    np.testing.assert_allclose(load(tmp_path / "a.jpg", 2).values, 200, atol=2)
+    second.save(tmp_path / "a.tif", save_all=True, append_images=[second.copy()])
+    with pytest.raises(DataError, match=r"2 pages in one picture; store a volume as NIfTI"):
+        load(tmp_path / "a.tif", 2)
+
+
+def test_the_order_of_bytes_does_not_matter(tmp_path):
+    deep = RNG.integers(0, 2**16, (6, 7)).astype(">u2")
+    tags = [(256, 4, 7), (257, 4, 6), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 6)]
+    tags.append((279, 4, deep.nbytes))
+    rows = []
+    for tag, kind, value in tags:
+        rows.append(struct.pack(">HHI", tag, kind, 1) + value.to_bytes(2 if kind == 3 else 4).ljust(4, b"\0"))
+    head = b"MM" + struct.pack(">HI", 42, 8 + deep.nbytes)
+    (tmp_path / "a.tif").write_bytes(head + deep.tobytes() + struct.pack(">H", len(tags)) + b"".join(rows) + bytes(4))
+    values = load(tmp_path / "a.tif", 2).values
+    assert values.dtype.isnative
+    np.testing.assert_array_equal(values[0], deep)
