@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +26,8 @@ def validate_cases(
 ) -> None:
     """Read every case once, one at a time, and report all problems in one error.
 
+    Image files of one content in two parts get a warning, not an error: some are blank, and published parts hold some.
+
     Args:
         cases: all cases of all parts.
         read: reads the pixels of a case; a :class:`DataError` it raises becomes one of the problems.
@@ -43,6 +47,13 @@ def validate_cases(
         ...
         DataError: scan: label 2, but the classes are 0..1: correct the label or name the class
     """
+    if copies := list(_copies(cases)):
+        warnings.warn(
+            f"{len(copies)} image files hold the same bytes as one of another part, and what was learnt of one is "
+            f"tested on the other: {'; '.join(copies[:5])}{'; …' if len(copies) > 5 else ''}. Remove one of each, or give "
+            "them one group",
+            stacklevel=2,
+        )
     problems = [*_duplicates(cases), *_straddling_groups(cases)]
     shape: tuple[int, ...] | None = None
     done = 0
@@ -82,6 +93,25 @@ def _duplicates(cases: Sequence[Case]) -> Iterator[str]:
                 "rename or remove one"
             )
         seen[case.id] = case
+
+
+def _copies(cases: Sequence[Case]) -> Iterator[str]:
+    """Images whose bytes are those of one in another part; only files of one size are read."""
+    same_size: dict[int, list[Case]] = {}
+    for case in cases:
+        path = case.paths.get("image")
+        if path is not None and path.is_file() and (size := path.stat().st_size):
+            same_size.setdefault(size, []).append(case)
+    for alike in same_size.values():
+        if len({case.part for case in alike}) == 1:
+            continue
+        seen: dict[bytes, Case] = {}
+        for case in alike:
+            with case.paths["image"].open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+            first = seen.setdefault(content, case)
+            if first.part != case.part:
+                yield f"{case.paths['image']} in {case.part} and {first.paths['image']} in {first.part}"
 
 
 def _straddling_groups(cases: Sequence[Case]) -> Iterator[str]:

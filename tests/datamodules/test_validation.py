@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,3 +130,19 @@ def test_the_search_stops_at_the_limit_and_holds_one_case_at_a_time():
     with pytest.raises(DataError, match=r"3 problems in the data:(.|\n)*there may be more"):
         validate_cases([case(str(i)) for i in range(9)], read, 2, limit=3, progress=False)
     assert seen == ["0", "1", "2"]
+
+
+def test_files_of_one_content_in_two_parts_are_named(tmp_path, save):
+    def cases(contents):
+        paths = [save(tmp_path / f"{i}.png", np.full((4, 4), value)) for i, (value, _) in enumerate(contents)]
+        return [
+            case(str(i), part=part, paths={"image": path})
+            for i, (path, (_, part)) in enumerate(zip(paths, contents, strict=True))
+        ]
+
+    twice = cases([(7, "train"), (7, "test"), (9, "val"), (9, "val"), (8, "train")])
+    with pytest.warns(UserWarning, match=r"1 image files hold the same bytes .*1\.png in test and .*0\.png in train"):
+        validate_cases(twice, lambda case: GOOD, 3, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        validate_cases(cases([(7, "train"), (7, "train"), (9, "val")]), lambda case: GOOD, 3, progress=False)
