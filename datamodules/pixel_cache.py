@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import digest_of, write_atomically
+
+_NAMES = "names of the arrays"
 
 Stored = Mapping[str, NDArray[Any]]
 
@@ -46,13 +47,12 @@ class PixelCache:
         if self.folder is None:
             return make()
         path = self.folder / key[:2] / f"{key}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as entry:
-                return {name: entry[name] for name in entry.files}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-            arrays = make()
-            write_atomically(path, lambda target: _write(target, arrays))
-            return arrays
+        found = _read(path)
+        if found is not None:
+            return found
+        arrays = make()
+        write_atomically(path, lambda target: _write(target, arrays))
+        return arrays
 
 
 def content_key(file: Path, settings: Any) -> str:
@@ -70,6 +70,17 @@ def content_key(file: Path, settings: Any) -> str:
     return digest_of([content, settings])
 
 
+def _read(path: Path) -> Stored | None:
+    """What an entry holds; None where there is none, or one that lost as much as a bit."""
+    try:
+        with np.load(path, allow_pickle=False) as entry:
+            arrays = {name: entry[name] for name in entry.files}
+            # Contents have check sums, the list of what there is has none.
+            return arrays if arrays.pop(_NAMES).tolist() == sorted(arrays) else None
+    except Exception:  # damaged archives raise what they like
+        return None
+
+
 def _write(path: Path, arrays: Stored) -> None:
     with path.open("wb") as stream:  # given a name, NumPy would add an ending
-        np.savez(stream, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
+        np.savez(stream, **arrays, **{_NAMES: np.array(sorted(arrays))})  # type: ignore[arg-type]  # no array is named allow_pickle

@@ -50,8 +50,8 @@ def validate_cases(
     if copies := list(_copies(cases)):
         warnings.warn(
             f"{len(copies)} image files hold the same bytes as one of another part, and what was learnt of one is "
-            f"tested on the other: {'; '.join(copies[:5])}{'; …' if len(copies) > 5 else ''}. Remove one of each, or give "
-            "them one group",
+            f"tested on the other: {'; '.join(copies[:5])}{'; …' if len(copies) > 5 else ''}. Remove one of each, or "
+            "give them one group",
             stacklevel=2,
         )
     problems = [*_duplicates(cases), *_straddling_groups(cases)]

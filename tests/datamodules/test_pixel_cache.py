@@ -30,6 +30,23 @@ def test_a_damaged_entry_is_made_anew(tmp_path, keep):
     assert cache.get("abc", dict)["n"].all()
 
 
+def test_an_entry_that_lost_a_bit_is_made_anew(tmp_path):
+    cache, arrays = PixelCache(tmp_path), {"image": np.arange(8, dtype=np.uint8), "mask": np.eye(2, dtype=bool)}
+    cache.get("abc", lambda: arrays)
+    path = tmp_path / "ab" / "abc.npz"
+    whole = path.read_bytes()
+    for index in range(0, len(whole), 3):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ (1 << index % 8)]) + whole[index + 1 :])
+        found = cache.get("abc", lambda: arrays)
+        assert found.keys() == arrays.keys()
+        assert all(
+            np.array_equal(found[name], array) and found[name].dtype == array.dtype for name, array in arrays.items()
+        )
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    path.with_suffix(".npy").replace(path)
+    assert cache.get("abc", lambda: arrays).keys() == arrays.keys()
+
+
 def test_an_entry_that_cannot_be_made_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         PixelCache(tmp_path).get("abc", lambda: (_ for _ in ()).throw(ValueError("damaged")))
