@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel
 import numpy as np
 from monai.data.image_reader import NibabelReader
 from numpy.typing import NDArray
@@ -146,3 +147,26 @@ def _nifti(path: Path, spatial_dims: int) -> Pixels:
         array = array[..., None]
     array = array.transpose()  # [C, Z, Y, X]
     return Pixels(array, array.shape[1:])
+
+
+def require_one_place(mask: Path, image: Path) -> None:
+    """Refuse a NIfTI mask whose header puts it elsewhere in space than its image, for the two are turned by it.
+
+    Files that cannot be read, or have other shapes, are left to whoever loads them.
+
+    Raises:
+        DataError: if a corner of the mask lies more than half a voxel from that of the image.
+    """
+    try:
+        one, other = (nibabel.as_closest_canonical(nibabel.load(file)) for file in (mask, image))
+    except Exception:
+        return
+    if one.shape[:3] != other.shape[:3] or len(one.shape) < 3:
+        return
+    corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [*(np.array(one.shape[:3]) - 1), 1]
+    apart = np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max()
+    if apart > 0.5 * min(nibabel.affines.voxel_sizes(other.affine)):
+        raise DataError(
+            f"{mask} lies up to {apart:.3g} (mostly mm) from {image} by the affines of their headers: "
+            "save the mask with the affine of its image"
+        )

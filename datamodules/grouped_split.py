@@ -26,7 +26,8 @@ def grouped_split(
     most wanting. Groups of one case end within rounding of the wished fractions.
 
     Args:
-        groups: group of each case, e.g. the patient; an empty name is a group of its own.
+        groups: group of each case, e.g. the patient; an empty name is a group of its own. Parts depend on the order
+            of the cases: sort them by id, as the DataModules here do.
         strata: stratum of each case, e.g. (class, artefact flag).
         fractions: parts of the data for training, validation and test; they sum to 1. A part with fraction 0
             stays empty.

@@ -18,7 +18,7 @@ from .case import Arrays, Case, Part
 from .errors import DataError
 from .folders import index_files, read_table, require_columns, require_images
 from .grouped_split import PARTS, grouped_split
-from .reading import Size, read_case, read_mask
+from .reading import Size, check_reading, read_case, read_mask
 from .trap import Trap
 
 
@@ -92,6 +92,7 @@ class ImageFolderDataModule(MaskDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_reading(size, window, spatial_dims)
         columns = [label_column, group_column, split_column, incomplete_column, *flag_columns]
         self.columns = [column for column in columns if column is not None]
         if self.columns and table is None:

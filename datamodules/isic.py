@@ -12,7 +12,7 @@ from .errors import DataError
 from .folders import first_line
 from .grouped_split import PARTS, grouped_split
 from .isic_layouts import ARTEFACTS, Lesion, find_lesions, read_artefacts, read_malignancy
-from .reading import Size, read_case
+from .reading import Size, check_reading, read_case
 from .trap import Trap
 
 NEAR_DUPLICATES = (
@@ -74,6 +74,7 @@ class ISICDataModule(MaskDataModule):
             raise ValueError(f"task must be binary or multiclass, got {task!r}")
         if self.flag not in (*ARTEFACTS, "any") and self.overlay is None:
             raise DataError(f"flag {self.flag!r} is no ISIC artefact: choose any, {', '.join(ARTEFACTS)}")
+        check_reading(size, None, spatial_dims=2)
         self.root = Path(root)
         self.size = size
         self.task = task

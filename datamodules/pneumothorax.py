@@ -16,7 +16,7 @@ from .errors import DataError
 from .formats import Pixels
 from .grouped_split import grouped_split
 from .pixel_cache import PixelCache, Stored, content_key
-from .reading import Size, load_image, resize_mask, to_unit
+from .reading import Size, check_reading, load_image, resize_mask, to_unit
 from .run_length import decode_runs
 from .siim_layout import Radiograph, find_radiographs, find_run_table, read_runs, read_tubes
 
@@ -76,6 +76,7 @@ class PneumothoraxDataModule(MaskDataModule):
         super().__init__(cache=cache, **options)
         if self.flag not in ("tube", "any") and self.overlay is None:
             raise ValueError(f"flag {self.flag!r} is not known here: choose tube")
+        check_reading(size, window, spatial_dims=2)
         self.root = Path(root)
         self.rle_csv = None if rle_csv is None else Path(rle_csv)
         self.tube_labels = None if tube_labels is None else Path(tube_labels)

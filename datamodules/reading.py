@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .case import Arrays, Case
 from .errors import DataError
-from .formats import NIFTI, Pixels, Shape, has_suffix, load
+from .formats import NIFTI, Pixels, Shape, has_suffix, load, require_one_place
 from .palette import palette_values
 
 PERCENTILES = (0.5, 99.5)
@@ -64,6 +64,8 @@ def read_case(
         if has_suffix(file, NIFTI) != has_suffix(path, NIFTI):
             # RAS+ counts rows from the feet, pictures and DICOM from the head.
             raise DataError(f"{file} and {path} must both be NIfTI or neither: convert one of them")
+        if has_suffix(file, NIFTI):
+            require_one_place(file, path)
         return read_mask(file, size, values, spatial_dims=spatial_dims, image_shape=pixels.shape)
 
     def classes(kind: str) -> NDArray[np.int64] | None:
@@ -150,6 +152,8 @@ def read_mask(
     """
     names_colours = values is not None and max(values, default=0) > 255
     pixels = load(path, spatial_dims)
+    if not np.isfinite(pixels.values).all():
+        raise DataError(f"{path} holds NaN or infinite values: write 0 where there is nothing")
     raw = _one_number_per_pixel(path, pixels.values, names_colours)
     if pixels.palette is not None and values is None:
         raw = palette_values(path, raw, pixels.palette)
@@ -173,6 +177,17 @@ def resize_mask(mask: NDArray[Any], size: Size | None) -> NDArray[Any]:
         nearest = ((np.arange(new) + 0.5) * mask.shape[axis] / new).astype(np.int64)
         mask = mask.take(nearest, axis=axis)
     return mask
+
+
+def check_reading(size: Size | None, window: tuple[float, float] | None, spatial_dims: int) -> None:
+    """Refuse settings that no file can be read with, before any is.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    _full_size(size, spatial_dims)
+    if window is not None and (len(window) != 2 or not window[0] < window[1]):
+        raise ValueError(f"window must be two intensities, the lower one first, got {window}")
 
 
 def _full_size(size: Size | None, spatial_dims: int) -> Shape | None:

@@ -34,7 +34,13 @@ def read_split(path: str | Path, cases: Sequence[Case], coarsening: Coarsening) 
 def make_split(
     cases: Sequence[Case], coarsening: Coarsening, flag: str, fine_fraction: float, seed: int
 ) -> ForgetSplit:
-    """That of the data, where some cases have only a coarse mask; else a fraction, drawn within label and flag."""
+    """That of the data, where some cases have only a coarse mask; else a fraction, drawn within label and flag.
+
+    Raises:
+        ValueError: if the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"split_seed must not be negative, got {seed}")
     only_coarse = {case.id for case in cases if "coarse" in case.paths and "mask" not in case.paths}
     if only_coarse:
         fine = [case.id for case in cases if case.id not in only_coarse]

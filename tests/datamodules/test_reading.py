@@ -7,6 +7,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from erode.datamodules import ImageFolderDataModule, PneumothoraxDataModule, SyntheticDermoscopy
 from erode.datamodules.case import Case
 from erode.datamodules.errors import DataError
 from erode.datamodules.reading import read_case, read_image, read_mask
@@ -161,3 +162,45 @@ def test_nifti_and_pictures_do_not_mix(tmp_path, save):
 def test_size_must_fit_the_dimensions(tmp_path, save):
     with pytest.raises(ValueError, match="size must be a positive number or 2 of them"):
         read_image(save(tmp_path / "a.png", np.zeros((4, 4))), size=(4, 4, 4))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_masks_with_nan_are_refused(tmp_path, bad):
+    volume = np.zeros((3, 4, 5), np.float32)
+    volume[0] = bad
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(DataError, match=r"a\.nii holds NaN or infinite values: write 0"):
+        read_mask(tmp_path / "a.nii", spatial_dims=3)
+
+
+def test_a_mask_lies_where_its_image_does(tmp_path):
+    volume = RNG.integers(0, 2, (3, 4, 5)).astype(np.int16)
+    place = np.array([[-2, 0, 0, 40], [0, 1, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1]], float)
+    nudged, turned, moved = place + 1e-4, place @ np.diag([-1, 1, 1, 1]), place.copy()
+    turned[:3, 3] = (place @ [2, 0, 0, 1])[:3]
+    moved[0, 3] += 2
+    nibabel.save(nibabel.Nifti1Image(volume, place), tmp_path / "a.nii")
+    paths = {"image": tmp_path / "a.nii", "mask": tmp_path / "m.nii"}
+    case = Case("a", 1, "train", paths=paths)
+    for affine, values in ((place, volume), (nudged, volume), (turned, volume[::-1])):
+        nibabel.save(nibabel.Nifti1Image(values, affine), paths["mask"])
+        arrays = read_case(case, spatial_dims=3, channels=1, window=(0, 1))
+        assert np.array_equal(arrays.image[0], arrays.mask)
+    for affine in (np.eye(4), moved):
+        nibabel.save(nibabel.Nifti1Image(volume, affine), paths["mask"])
+        with pytest.raises(DataError, match=r"m\.nii lies up to .* from .*a\.nii .*: save the mask with the affine"):
+            read_case(case, spatial_dims=3, channels=1)
+
+
+@pytest.mark.parametrize("source", [ImageFolderDataModule, PneumothoraxDataModule])
+def test_settings_that_no_file_can_be_read_with_are_refused_at_once(source):
+    for window in ((255, 0), (1, 2, 3), (5, 5)):
+        with pytest.raises(ValueError, match="window must be two intensities, the lower one first"):
+            source("folder", window=window)
+    for size in (0, (4, -1), (4, 4, 4)):
+        with pytest.raises(ValueError, match="size must be a positive number or 2 of them"):
+            source("folder", size=size)
+    with pytest.raises(ValueError, match="view must be one of coarse, fine, fine_subset, retain, got 'fines'"):
+        source("folder", view="fines")
+    with pytest.raises(ValueError, match="split_seed must not be negative, got -1"):
+        _ = SyntheticDermoscopy(size=32, train_images=4, split_seed=-1).split

@@ -30,6 +30,10 @@ class View(StrEnum):
     """All that D_r holds: fine masks of F; of C the background outside the coarse region and, inside it,
     where pixels are UNLABELLED, the class of the image and the position prior."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> View:
+        raise ValueError(f"view must be one of {', '.join(cls)}, got {value!r}")
+
     def serves(self, is_fine: bool) -> bool:
         """Whether images of F (``is_fine``) or of C occur in this view."""
         return is_fine or self is not View.FINE_SUBSET
