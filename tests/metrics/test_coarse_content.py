@@ -134,6 +134,14 @@ def test_artefacts_that_nobody_marked_leave_tightness_and_variance():
         assert np.isnan(value)
 
 
+def test_one_image_has_a_value_and_no_interval():
+    metric = CoarseContent(bootstrap=20)
+    metric.update(*maps(5, images=1))
+    content = metric.result()
+    assert content.information > 0
+    assert np.isnan(content.interval).all()
+
+
 def test_copies_and_healthy_images_do_not_count():
     image, mask, coarse, artefact = maps(7)
     one, other = CoarseContent(bootstrap=20), CoarseContent(bootstrap=20)

@@ -203,6 +203,21 @@ def test_result_does_not_depend_on_the_order_of_images():
     assert torch.equal(one.null, other.null)
 
 
+@pytest.mark.parametrize("step", ["update", "forward"])
+def test_shuffled_maps_have_one_shape(step):
+    """As many pixels are not enough: an artefact in a corner of 2×8 lies elsewhere in 4×4."""
+    metric = GlobalSpuriousInformation(num_classes=2, permutations=2)
+    square, wide = (torch.ones(3, *shape, dtype=torch.long) for shape in ((4, 4), (2, 8)))
+    metric(square, square, square)
+
+    def finish():
+        getattr(metric, step)(wide, wide, wide)  # forward looks at each batch by itself
+        metric.compute()
+
+    with pytest.raises(ValueError, match="images of one size, got 4×4 and 2×8 pixels"):
+        finish()
+
+
 def test_compute_and_forward_leave_no_stale_result():
     pred, mask, artefact = population((1, 0.2, 0.4))
     metric = GlobalSpuriousInformation(num_classes=2)

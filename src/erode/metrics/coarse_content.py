@@ -152,6 +152,9 @@ class CoarseContent(RowsMetric):
         if not len(annotated):
             return float("nan"), (float("nan"), float("nan"))
         whole = annotated.sum(0)
+        value = float(table_information(whole) / whole.sum())
+        if len(annotated) < 2:  # one image says nothing of the spread between images
+            return value, (float("nan"), float("nan"))
         generator = torch.Generator().manual_seed(self.seed)
         draws = torch.randint(len(annotated), (self.bootstrap, len(annotated)), generator=generator)
         weights = torch.zeros(self.bootstrap, len(annotated), dtype=torch.float64)
@@ -159,8 +162,8 @@ class CoarseContent(RowsMetric):
         sums = (weights @ annotated.flatten(1)).view(-1, 2, 2)
         replicates = deviance_residuals(sums / sums.sum((1, 2), keepdim=True))
         residuals = deviance_residuals(whole / whole.sum())
-        low, high = root_interval(residuals.view(1, 4), replicates.view(-1, 1, 4), self.confidence)
-        return float(table_information(whole) / whole.sum()), (float(low), float(high))
+        low, high = root_interval(residuals.view(1, 4), replicates.view(-1, 1, 4), self.confidence, len(annotated))
+        return value, (float(low), float(high))
 
 
 def coarse_variance(gamma: float, w: float, lesion_mean: float, artefact_mean: float, noise: float) -> float:

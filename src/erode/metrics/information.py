@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from scipy import stats
 from torch import Tensor
 
 
@@ -13,8 +16,8 @@ def deviance_residuals(tables: Tensor) -> Tensor:
        \qquad e_{sy} = n_{s+} n_{+y} / n_{++}
 
     so that ``½ Σ r² = n₊₊ I(S;Y)`` exactly, while r, unlike the information, is a regular function of the
-    table at independence too: where I has a vanishing gradient, r has not. That is what makes an interval
-    honest at 0 (`root_interval`).
+    table at independence too: where I has a vanishing gradient, r has not. That is what lets an interval
+    reach 0 (`root_interval`).
 
     Args:
         tables: non-negative ``[..., S, Y]``.
@@ -70,8 +73,10 @@ def miller_madow_bias(tables: Tensor) -> Tensor:
     return torch.where(filled > 0, (filled - rows - columns + 1).double() / 2, 0.0)
 
 
-def root_interval(residuals: Tensor, replicates: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-    r"""Interval for ``max_k ½|r_k|²`` that is honest at 0 and away from it.
+def root_interval(
+    residuals: Tensor, replicates: Tensor, confidence: float = 0.95, images: float = math.inf
+) -> tuple[Tensor, Tensor]:
+    r"""Interval for ``max_k ½|r_k|²`` that holds at 0 and away from it.
 
     The percentile bootstrap of a non-negative plug-in never reaches 0, because every resample adds the bias
     once more. So tests of ``|r_k| = ρ`` are inverted instead. With ``t = |r̂_k|``, ``u = r̂_k/t`` and bootstrap
@@ -85,13 +90,27 @@ def root_interval(residuals: Tensor, replicates: Tensor, confidence: float = 0.9
     Bonferroni factor K, the upper one (true for the class that attains the maximum) does not. For one degree
     of freedom and away from 0 this is the normal interval of the signed root.
 
+    Errors of resamples of n images are too small by :math:`\sqrt{(n-1)/n}` and have the tails of a normal
+    distribution where Student's are due, so they are multiplied by :math:`t_{n-1}/z · \sqrt{n/(n-1)}` first, with
+    the quantiles t and z at 1 − α/(2K). That repairs the coverage of small samples from distributions with moderate
+    tails: a nominal 95 % is 93 to 95 % from 18 images on. It cannot where few images hold most of the counts, for most
+    samples then hold none of these: 84 % of 20 images, 87 % of 50 and 94 % of 150, for a gamma distribution of shape
+    0.7 between images.
+
     Args:
         residuals: r̂ ``[K, C]``, K foreground classes, C cells.
         replicates: r* ``[R, K, C]``, one per resample of the images.
         confidence: 1 − α.
+        images: n >= 2 that were resampled; infinite where the errors are those of the estimate itself.
 
     Returns:
         The two ends, 0-dim float64, in the unit of ½|r|².
+
+    Raises:
+        ValueError: for fewer than two images.
+
+    Source:
+        The factor: intervals of Student, on which `cluster_interval` relies too.
 
     Example:
         >>> errors = torch.randn(4000, 1, 1, generator=torch.Generator().manual_seed(0)).double()
@@ -102,10 +121,18 @@ def root_interval(residuals: Tensor, replicates: Tensor, confidence: float = 0.9
     alpha = 1 - confidence
     size = residuals.norm(dim=-1)
     direction = residuals / size.clamp(min=torch.finfo(size.dtype).tiny).unsqueeze(-1)
-    errors = replicates - residuals
+    tail = alpha / (2 * len(residuals))
+    errors = (replicates - residuals) * _small_sample_factor(images, tail)
     along = (errors * direction).sum(-1)
     square = size.square() - (errors - along.unsqueeze(-1) * direction).square().sum(-1)
     roots = torch.where(errors.norm(dim=-1) <= size, square.clamp(min=0).sqrt() - along, 0.0)
-    lower = torch.quantile(roots, alpha / (2 * len(residuals)), dim=0).max().clamp(min=0)
+    lower = torch.quantile(roots, tail, dim=0).max().clamp(min=0)
     upper = torch.quantile(size - along, 1 - alpha / 2, dim=0).max().clamp(min=0)
     return lower.square() / 2, upper.square() / 2
+
+
+def _small_sample_factor(images: float, tail: float) -> float:
+    """What errors of resamples fall short by, for quantiles that leave ``tail`` outside."""
+    if images < 2:
+        raise ValueError(f"an interval over images needs at least 2 of them, got {images}")
+    return float(stats.t.isf(tail, images - 1) / stats.norm.isf(tail)) / math.sqrt(1 - 1 / images)

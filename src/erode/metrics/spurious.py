@@ -179,6 +179,7 @@ class GlobalSpuriousInformation(RowsMetric):
     images: Tensor
     tables: list[Tensor]
     codes: list[Tensor]
+    grids: list[Tensor]
 
     def __init__(
         self,
@@ -218,6 +219,7 @@ class GlobalSpuriousInformation(RowsMetric):
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_rows("tables", torch.int64, dimensions=4)
         self.add_rows("codes", code_dtype(prod(self._shape)), dimensions=2)
+        self.add_rows("grids", torch.int64, dimensions=2)
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -253,11 +255,10 @@ class GlobalSpuriousInformation(RowsMetric):
         self.counts += table
         self.images += known.sum()
         if self.permutations:
-            if self.codes and self.codes[0].shape[1:] != codes.shape[1:]:
-                raise ValueError(
-                    f"permutations need images of one size, got {self.codes[0].shape[1]} and "
-                    f"{codes.shape[1]} pixels; resize or crop them, or set permutations=0"
-                )
+            grid = torch.tensor([mask.shape[1:]], device=mask.device)
+            _check_one_grid([*self.grids, grid])
+            if not self.grids:
+                self.grids.append(grid)
             self.codes.append(codes[known])
 
     def compute(self) -> Tensor:
@@ -288,7 +289,7 @@ class GlobalSpuriousInformation(RowsMetric):
         tables = canonical_order(tables.flatten(1)).view(tables.shape)[:, 1:]
         residuals = deviance_residuals(tables.sum(0).double() / len(tables)).flatten(1)
         replicates = bootstrap_residuals(tables, self.bootstrap, self.seed)
-        low, high = root_interval(residuals, replicates, self.confidence)
+        low, high = root_interval(residuals, replicates, self.confidence, len(tables))
         return low.item(), high.item()
 
     def _terms(self, codes: Tensor) -> Tensor:
@@ -299,6 +300,7 @@ class GlobalSpuriousInformation(RowsMetric):
 
     def _permuted(self) -> tuple[Tensor, Tensor, float]:
         """Terms (less the null where pixelwise), mean null per class, and p-value of the maximum."""
+        _check_one_grid([*dim_zero_cat(self.grids)])
         codes = canonical_order(dim_zero_cat(self.codes))
         _, s, y = self._shape
         artefact = codes // y % s * y  # the share of S in the code
@@ -311,3 +313,13 @@ class GlobalSpuriousInformation(RowsMetric):
             terms, shuffled = terms - null, shuffled - null
         extreme = int((shuffled.amax(1) >= terms.amax()).sum())
         return terms, null, (1 + extreme) / (1 + self.permutations)
+
+
+def _check_one_grid(grids: list[Tensor]) -> None:
+    """Maps that are shuffled across images must keep their positions, which images of other shapes do not have."""
+    shapes = dict.fromkeys("×".join(map(str, grid.flatten().tolist())) for grid in grids)
+    if len(shapes) > 1:
+        raise ValueError(
+            f"permutations need images of one size, got {' and '.join(shapes)} pixels; "
+            "resize or crop them, or set permutations=0"
+        )
