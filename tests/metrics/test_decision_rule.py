@@ -127,6 +127,8 @@ def test_wrong_evidence_is_refused():
         DecisionRule.fit(of_scores([0.1, 0.9], [1, 1]))
     with pytest.raises(ValueError, match="NaN"):
         of_scores([float("nan"), 0.2], [0, 1])
+    with pytest.raises(ValueError, match="infinite scores, between which no cut lies"):
+        of_scores([float("inf"), -float("inf"), 0.2], [1, 0, 1])
     with pytest.raises(ValueError, match="evidence must be"):
         ImageEvidence("val", torch.tensor([0, 1]), torch.zeros(2, 2, 3), (0.5,))
     rule = DecisionRule.fit(of_scores([0.1, 0.9], [0, 1]))

@@ -42,6 +42,16 @@ def test_without_foreground_the_score_is_zero():
         assert score(lesion_of()).tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("side", [64, 256, 512])
+def test_half_precision_counts_every_pixel(dtype, side):
+    """A foreground of 512² pixels is more than float16 can count, and than it can add up."""
+    probs = torch.tensor([0.25, 0.75], dtype=dtype).view(1, 2, 1, 1).expand(1, 2, side, side)
+    for score in (mean_probability, foreground_probability):
+        assert score(probs).dtype == dtype
+        assert score(probs).tolist() == [[0.25, 0.75]]
+
+
 def test_area_is_exceeded_not_reached():
     probs = lesion_of((0, 0), (5, 5))
     assert positive_by_area(probs, threshold=0.5, area=1)[0].tolist() == [True, True]

@@ -54,7 +54,7 @@ class ImageEvidence:
         thresholds: the values of t; None for scores.
 
     Raises:
-        ValueError: for other shapes, or evidence that is not a number.
+        ValueError: for other shapes, or evidence that is not a finite number.
     """
 
     part: str
@@ -66,8 +66,11 @@ class ImageEvidence:
         columns = 1 if self.thresholds is None else len(self.thresholds)
         if self.values.ndim != 3 or self.values.shape[2] != columns or len(self.values) != len(self.labels):
             raise ValueError(f"evidence must be [N={len(self.labels)}, K, T={columns}], got {list(self.values.shape)}")
-        if bool(self.values.isnan().any()):
-            raise ValueError("evidence holds NaN; the model diverged, or its input holds NaN")
+        if not bool(self.values.isfinite().all()):
+            raise ValueError(
+                "evidence holds NaN or infinite scores, between which no cut lies; the model diverged, or its input "
+                "holds NaN"
+            )
 
     @property
     def num_classes(self) -> int:

@@ -54,8 +54,10 @@ def foreground_probability(probs: Tensor) -> Tensor:
         tensor([[0.2000, 0.8000]])
     """
     _check(probs)
-    inside = (probs.argmax(1, keepdim=True) > 0).flatten(2).to(probs.dtype)
-    return (probs.flatten(2) * inside).sum(2) / inside.sum(2).clamp(min=1)
+    # In half precision a count ends at 2,048 and a sum at 65,504, less than the pixels of an image.
+    exact = probs.flatten(2).to(torch.promote_types(probs.dtype, torch.float32))
+    inside = (probs.argmax(1, keepdim=True) > 0).flatten(2).to(exact.dtype)
+    return ((exact * inside).sum(2) / inside.sum(2).clamp(min=1)).to(probs.dtype)
 
 
 def component_probability(probs: Tensor) -> Tensor:
