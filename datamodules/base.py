@@ -12,15 +12,15 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
-from ..files import digest_of
 from ..masks import Coarsening, DiskDilation, ForgetSplit, PositionPrior, View
+from ..object_settings import settings_of
 from .augmentation import random_flips
 from .case import Arrays, Case, Part
+from .contents import digest_of_cases
 from .dataset import Item, MaskDataset
 from .loading import forget_sampler, loader, training_sampler
 from .overlay import OVERLAY_FLAG, Overlay
 from .splitting import make_split, read_split
-from .transform_settings import settings_of
 from .validation import validate_cases
 
 
@@ -236,7 +236,7 @@ class MaskDataModule(LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """What determines the data and how it is served, as plain values, for records and digests.
 
-        Files are told apart by their sizes, and the pixels of up to 16 cases are read.
+        All files are read, once per process, and the pixels of up to 16 cases decoded.
         """
         cases = self._all_cases()
         pixels = hashlib.sha256()
@@ -246,7 +246,7 @@ class MaskDataModule(LightningDataModule):
                 pixels.update(b"" if array is None else array.tobytes())
         return {
             "class": type(self).__name__,
-            "cases": digest_of([[c.id, c.label, c.part, c.group, dict(c.flags), _sizes(c)] for c in cases]),
+            "cases": digest_of_cases(cases),
             "pixels": pixels.hexdigest(),
             "coarsening": self.coarsening.describe(),
             "fine_fraction": self.fine_fraction,
@@ -379,7 +379,3 @@ class MaskDataModule(LightningDataModule):
         self, dataset: MaskDataset, sampler: Sampler[int] | None = None, drop_last: bool = False
     ) -> DataLoader[Item]:
         return loader(dataset, self.batch_size, self.num_workers, sampler, drop_last)
-
-
-def _sizes(case: Case) -> dict[str, int]:
-    return {kind: path.stat().st_size for kind, path in sorted(case.paths.items())}

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..batch import check_batch
 from ..files import digest_of
+from ..object_settings import module_settings
 from ..objectives import ERM, ClassificationObjective
 from .evaluated import EvaluatedModule
 from .image_evaluation import ImageEvaluation
-from .optimisation import with_schedule
+from .optimisation import schedule_settings, with_schedule
 from .training_set import read_training_set
 
 
@@ -171,14 +172,16 @@ class ImageClassifier(EvaluatedModule):
             self._progress, self._initial = (checkpoint["objective"][key] for key in ("progress", "initial"))
 
     def describe(self) -> dict[str, Any]:
-        """What determines its training, as plain values, for records and digests."""
+        """What determines its training and its numbers, as plain values, for records and digests."""
+        positive = self.validation.positive_class
         return {
             "network": type(self.network).__name__,
             "parameters": sum(p.numel() for p in self.parameters() if p.requires_grad),
-            "layers": digest_of(str(self.network)),
-            "objective": " ".join(str(self.objective).split()),
+            "layers": digest_of([str(self.network), module_settings(self.network)]),
+            "objective": module_settings(self.objective),
             "optimizer": " ".join(str(self._make_optimizer(self.network.parameters())).split()),
-            "lr_scheduler": self._make_scheduler if isinstance(self._make_scheduler, str | None) else "given",
+            "lr_scheduler": schedule_settings(self._make_scheduler, self._make_optimizer, self.network.parameters()),
+            **({} if positive == self.num_classes - 1 else {"positive_class": positive}),
         }
 
     def _planned_steps(self) -> float:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ..object_settings import settings_of
 
 
 def with_schedule(optimizer: Optimizer, scheduler: LRSchedulerCallable | Literal["cosine"] | None, steps: int) -> Any:
@@ -25,3 +29,20 @@ def with_schedule(optimizer: Optimizer, scheduler: LRSchedulerCallable | Literal
         else {"scheduler": scheduler(optimizer), "interval": "epoch"}
     )
     return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def schedule_settings(
+    scheduler: LRSchedulerCallable | Literal["cosine"] | None,
+    optimizer: OptimizerCallable,
+    parameters: Iterable[nn.Parameter],
+) -> Any:
+    """What a schedule was told, as plain values: read from one that is built on an optimiser of its own.
+
+    Args:
+        scheduler: as for `with_schedule`.
+        optimizer: builds the optimiser.
+        parameters: of the module; nothing happens to them.
+    """
+    if scheduler is None or isinstance(scheduler, str):
+        return scheduler
+    return settings_of(scheduler(optimizer(parameters)))

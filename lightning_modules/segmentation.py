@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..batch import check_batch
 from ..files import digest_of
 from ..losses import RoleLoss
+from ..object_settings import module_settings
 from .evaluated import EvaluatedModule
 from .evaluation import Evaluation
-from .optimisation import with_schedule
+from .optimisation import schedule_settings, with_schedule
 
 DIVISOR = 8
 """Image sides that the default network can take are multiples of this."""
@@ -166,10 +167,10 @@ class SegmentationModule(EvaluatedModule):
         return {
             "network": type(self.network).__name__,
             "parameters": sum(p.numel() for p in self.parameters() if p.requires_grad),
-            "layers": digest_of(str(self.network)),
-            "loss": " ".join(str(self.loss).split()),
+            "layers": digest_of([str(self.network), module_settings(self.network)]),
+            "loss": module_settings(self.loss),
             "optimizer": " ".join(str(self._make_optimizer(self.parameters())).split()),
-            "lr_scheduler": self._make_scheduler if isinstance(self._make_scheduler, str | None) else "given",
+            "lr_scheduler": schedule_settings(self._make_scheduler, self._make_optimizer, self.parameters()),
             **{name: value for name, value in evaluation.items() if value is not None},
         }
 

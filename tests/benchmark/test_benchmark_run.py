@@ -160,6 +160,34 @@ def test_what_changes_no_row_may_change_in_the_file(grid, copy):
     assert after.drop(columns="configuration").equals(before.drop(columns="configuration"))
 
 
+def test_another_configuration_is_refused_where_settings_do_not_show_it(grid, copy):
+    before = (copy / "results.csv").read_bytes()
+    names = {"model": {"init_args": {"class_names": ["background", "naevus"]}}}
+    patch = {"axes": {"task": {"binary": names, "three classes": None}}}
+    with pytest.raises(ValueError, match=r"binary holds .* of another configuration \(model, init_args, class_names: "):
+        quietly(grid, copy, patch)
+    assert (copy / "results.csv").read_bytes() == before
+    assert "naevus" not in (copy / "cells" / "binary" / "config.yaml").read_text()
+
+
+def test_another_schedule_is_refused_though_its_class_is_the_same(tmp_path):
+    path, out = tmp_path / "grid.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump({"base": {**GRID["base"], "methods": ["coarse"], "seeds": [0]}, "axes": {
+        "decay": {name: {"model": {"init_args": {"num_classes": 3, "lr_scheduler": {
+            "class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1, "gamma": gamma}
+        }}}} for name, gamma in (("fast", 0.01), ("slow", 0.99))}
+    }}), encoding="utf-8")  # fmt: skip
+    assert "as in fast" not in quietly(path, out)
+    gamma = {"model": {"init_args": {"lr_scheduler": {"init_args": {"gamma": 0.5}}}}}
+    with pytest.raises(ValueError, match=r"slow holds .* other settings \(model, lr_scheduler, gamma: 0.99 there, 0.5"):
+        quietly(path, out, {"axes": {"decay": {"slow": gamma}}})
+
+
+def test_defaults_may_be_spelt_out(grid, copy):
+    data = {"class_path": "erode.datamodules.SyntheticDermoscopy", "init_args": {"prevalence": 0.5}}
+    assert "seed 0: " not in quietly(grid, copy, {"base": {"precision": "32-true", "data": data}})
+
+
 def test_rows_that_start_from_one_that_failed_do_not_end_the_others(grid, tmp_path, monkeypatch):
     run = Experiment._run
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -71,21 +72,36 @@ def test_certified_rows_stand_on_their_own(finished):
 def test_nothing_is_taken_from_other_settings(finished, tmp_path, changed):
     source = finished[0] / "cells"
     settings = json.loads((source / "1" / "settings.json").read_text())
+    shutil.copy(source / "1" / "config.yaml", tmp_path)
     (tmp_path / "settings.json").write_text(json.dumps({**settings, changed: "another"}))
     assert not take_over(source, tmp_path, "coarse", 0)
     assert not (tmp_path / "rows").exists()
 
 
+def test_nothing_is_taken_from_another_configuration(finished, tmp_path):
+    """Settings may be equal where a configuration asks for something that they do not show."""
+    source = finished[0] / "cells"
+    shutil.copy(source / "1" / "settings.json", tmp_path)
+    assert not take_over(source, tmp_path, "coarse", 0)  # of no known configuration
+    config = yaml.safe_load((source / "1" / "config.yaml").read_text())
+    scheduler = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1}}
+    config["model"] = {"class_path": "SegmentationModule", "init_args": {"lr_scheduler": scheduler}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert not take_over(source, tmp_path, "coarse", 0)
+    assert not (tmp_path / "rows").exists()
+
+
 def test_nothing_is_taken_for_a_row_that_is_told_epsilon(finished, tmp_path):
-    settings = (finished[0] / "cells" / "1" / "settings.json").read_text()
-    (tmp_path / "settings.json").write_text(settings)
+    for name in ("settings.json", "config.yaml"):
+        shutil.copy(finished[0] / "cells" / "1" / name, tmp_path)
     assert not take_over(finished[0] / "cells", tmp_path, "gradient_clipping", 0)
     assert take_over(finished[0] / "cells", tmp_path, "coarse", 0)
 
 
 def test_a_copy_that_was_cut_short_is_made_anew(finished, tmp_path):
     source = finished[0] / "cells"
-    (tmp_path / "settings.json").write_text((source / "1" / "settings.json").read_text())
+    for name in ("settings.json", "config.yaml"):
+        shutil.copy(source / "1" / name, tmp_path)
     torn = tmp_path / "weights" / "coarse-seed0"
     torn.mkdir(parents=True)
     (torn / "weights.safetensors").write_bytes(b"half")

@@ -221,3 +221,18 @@ def test_refusals(tmp_path):
     wrong = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), num_classes=2)
     with pytest.raises(ValueError, match="one logit per class"):
         trainer(tmp_path).fit(wrong, loader())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"positive_class": 1},
+        {"lr_scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1)},
+        {"objective": GroupDRO(step_size=0.5)},
+    ],
+    ids=lambda changed: "".join(changed),
+)
+def test_a_record_tells_other_classifiers_apart(changed):
+    plain = ImageClassifier(num_classes=3).describe()
+    assert ImageClassifier(num_classes=3, **changed).describe() != plain
+    assert ImageClassifier(num_classes=3, positive_class=2).describe() == plain

@@ -1,10 +1,13 @@
 """Every network of the issue trains and is evaluated; windows, checkpoints, schedules and refusals."""
 
+import functools
+import json
 import math
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from monai.losses import DiceCELoss, TverskyLoss
 from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
 from torch.utils.data import DataLoader
@@ -170,6 +173,31 @@ def test_a_record_tells_other_evaluations_apart_and_defaults_add_nothing(change)
     changed = SegmentationModule(num_classes=3, **change).describe()
     assert changed.keys() - plain.keys() == change.keys()
     assert SegmentationModule(num_classes=3, positive_class=2, bootstrap=1000).describe() == plain
+
+
+def step(gamma):
+    return functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=gamma)
+
+
+def decay(rate):
+    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: rate**epoch)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"lr_scheduler": step(0.01)}, {"lr_scheduler": step(0.99)}),
+        ({"lr_scheduler": decay(0.01)}, {"lr_scheduler": decay(0.99)}),
+        ({"loss": TverskyLoss(alpha=0.1)}, {"loss": TverskyLoss(alpha=0.9)}),
+        ({"loss": DiceCELoss(weight=torch.ones(2))}, {"loss": DiceCELoss(weight=torch.arange(2.0))}),
+        ({"network": nn.Sequential(nn.Conv2d(3, 2, 1), nn.Dropout(0.1))}, {"network": nn.Conv2d(3, 2, 1)}),
+    ],
+    ids=["schedule", "schedule by a function", "loss", "weights of a loss", "network"],
+)
+def test_a_record_tells_apart_what_objects_were_told(one, other):
+    records = [SegmentationModule(**told).describe() for told in (one, other, one)]
+    assert records[0] == records[2] != records[1]
+    json.dumps(records, allow_nan=False)
 
 
 # Checkpoints -----------------------------------------------------------------------------------------------------

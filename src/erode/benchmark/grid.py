@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError
 from ..comparison import COLUMNS, Experiment, check_order, compare, settings_of
 from ..files import digest_of
 from ..fresh_parser import FreshParser
+from ..object_settings import settings_of as plain
 from ..rows import check_once
 from .tables import folder_of
 
@@ -27,6 +28,12 @@ RESERVED = {
     "parameters", "split", "configuration", "seconds", *(name for name, _ in COLUMNS),
 }  # fmt: skip
 """Columns of the results that an axis of the same name would be overwritten by."""
+
+
+NO_PART = {"out", "wandb_group", "accelerator", "methods", "seeds"}
+"""Entries that rows do not depend on: where they lie and are computed, and which there are."""
+NO_PART_OF_DATA = {"root", "cache", "cache_folder", "num_workers", "validate_data"}
+"""The same of the data: the contents of files count, wherever they lie."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Cell:
         )
 
     def settings(self) -> dict[str, Any]:
-        """All that its rows depend on, as the experiment would write it; reads up to 16 images, trains nothing."""
+        """All that its rows depend on, as the experiment would write it; reads all files once, trains nothing."""
         given = _arguments(self.config)
         return settings_of(**{name: given[name] for name in inspect.signature(settings_of).parameters})
 
@@ -151,6 +158,22 @@ def merged(base: Config, patch: Config) -> Config:
     return result
 
 
+def meaning(config: Config) -> Config:
+    """What a configuration says about rows: with all defaults, full class names, and without entries of no effect.
+
+    Raises:
+        ArgumentError: if ``erode compare`` would refuse it.
+
+    Example:
+        >>> meaning({"steps": 600, "seeds": [0], "accelerator": "cpu"}) == meaning({})
+        True
+    """
+    told: Config = plain(_parser().parse_object(config).as_dict(), depth=30)
+    data = told.get("data") or {}
+    kept = {key: value for key, value in data.get("init_args", {}).items() if key not in NO_PART_OF_DATA}
+    return {**{key: value for key, value in told.items() if key not in NO_PART}, "data": {**data, "init_args": kept}}
+
+
 def _read(path: Path) -> Config:
     if not path.is_file():
         raise ValueError(f"there is no grid at {path}; give a YAML file as in docs/benchmark.md")
@@ -165,6 +188,11 @@ def _read(path: Path) -> Config:
 
 def _arguments(config: Config) -> dict[str, Any]:
     """Arguments of :func:`~erode.comparison.compare`, built from plain data."""
+    parser = _parser()
+    return dict(parser.instantiate(parser.parse_object(config)).items(branches=False, nested=False))
+
+
+def _parser() -> FreshParser:
     parser = FreshParser(exit_on_error=False)
     parser.add_function_arguments(compare)
-    return dict(parser.instantiate(parser.parse_object(config)).items(branches=False, nested=False))
+    return parser

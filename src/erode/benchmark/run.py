@@ -8,14 +8,15 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..comparison import Row
 from ..files import write_json, write_text
-from ..rows import check_settings
+from ..rows import check_settings, differences
 from .figures import draw_figures
-from .grid import Cell, read_grid
-from .shared_rows import take_over
+from .grid import Cell, Config, meaning, read_grid
+from .shared_rows import ROWS, take_over
 from .tables import markdown, write_tables
 
 REFUSALS = (MisconfigurationException, ValueError, RuntimeError, ArithmeticError, FileNotFoundError)
@@ -126,12 +127,34 @@ def _check_folders(cells: list[Cell], out: Path) -> None:
     """Refuse a folder whose rows came from other data, another model or other versions, before any row is computed.
 
     Finished cells are looked at too: the same configuration means something else once images, defaults or torch
-    changed. This reads up to 16 images per cell that is there.
+    changed. This reads every file once, and decodes up to 16 images per cell that is there.
     """
     for cell in cells:
         folder = out / "cells" / cell.name
         if folder.exists():
             check_settings(folder, cell.settings(), "comparison")
+            _check_configuration(cell, folder)
+
+
+def _check_configuration(cell: Cell, folder: Path) -> None:
+    """Refuse rows of a configuration that means something else, which settings need not show.
+
+    Rows stay where what changed is spelt differently or has no part in them.
+    """
+    if _is_of(cell, folder) or not any(folder.glob("rows/*.json")):
+        return
+    before = _read_config(folder)
+    if before is None:
+        raise ValueError(f"{folder} holds rows without their config.yaml; put it back, or choose another out")
+    try:
+        changed = differences(meaning(before), meaning(cell.config))
+    except ArgumentError as error:
+        changed = [f"erode compare reads its config.yaml no longer: {error}"]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a comparison of another configuration ({'; '.join(changed)}); nothing is overwritten, "
+            "choose another out"
+        )
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:
@@ -150,12 +173,20 @@ def _is_done(cell: Cell, folder: Path) -> bool:
 
 def _is_of(cell: Cell, folder: Path) -> bool:
     """Whether a folder belongs to the configuration of a cell, methods and seeds aside."""
+    before = _read_config(folder)
+    return before is not None and _without_rows(before) == _without_rows(cell.config)
+
+
+def _read_config(folder: Path) -> Config | None:
     try:
-        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config: Config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except OSError:
-        return False
-    asked = {key: value for key, value in cell.config.items() if key not in ("methods", "seeds")}
-    return asked == {key: value for key, value in before.items() if key not in ("methods", "seeds")}
+        return None
+    return config
+
+
+def _without_rows(config: Config) -> Config:
+    return {key: value for key, value in config.items() if key not in ROWS}
 
 
 def _path(folder: Path, method: str, seed: int) -> Path:

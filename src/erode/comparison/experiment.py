@@ -19,6 +19,7 @@ from ..datamodules import MaskDataModule, SyntheticDermoscopy
 from ..files import parse_json
 from ..forget_atoms import loss_attack
 from ..lightning_modules import QuantisedTraining, SegmentationModule
+from ..lightning_modules.fresh import describe_fresh
 from ..rows import claim, number, stored
 from ..weights import load_weights, save_weights
 from .methods import METHODS, Method, MethodName, Task
@@ -234,14 +235,14 @@ def settings_of(
     delta: float,
     validations: int,
 ) -> dict[str, Any]:
-    """All that the rows of an experiment depend on, as plain data; reads up to 16 images and trains nothing.
+    """All that the rows of an experiment depend on, as plain data; reads all files once and trains nothing.
 
     Arguments are those of :class:`Experiment`.
     """
     data, model = with_defaults(data, model)
     return {
         "data": data.describe(),
-        "model": model().describe(),
+        "model": describe_fresh(model),
         "steps": steps,
         "precision": precision,
         "evaluated on": evaluate_on,

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, seed_everything
 from ...datamodules import LabelledSubset, MaskDataModule, SyntheticDermoscopy
 from ...files import write_json
 from ...lightning_modules import ImageClassifier, SegmentationModule
+from ...lightning_modules.fresh import describe_fresh
 from ...metrics import DecisionRule
 from ...rows import check_once, claim, stored
 from ...weights import load_weights
@@ -108,8 +109,8 @@ def classify(
     }
     settings = {
         "data": data.describe(),
-        "model": model().describe(),
-        "classifier": classifier().describe(),
+        "model": describe_fresh(model),
+        "classifier": describe_fresh(classifier),
         "steps": steps,
         "classifier steps": runs["classes"].steps,
         "validations": validations,

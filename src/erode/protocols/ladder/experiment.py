@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from ...datamodules import MaskDataModule, SaabSynthetic
 from ...files import write_json
 from ...lightning_modules import ImageClassifier, SegmentationModule
+from ...lightning_modules.fresh import describe_fresh
 from ...masks import View
 from ...metrics import CoarseContent
 from ...objectives import GroupDRO, JustTrainTwice
@@ -83,8 +84,8 @@ def ladder(
     data.prepare_data()
     settings = {
         "data": {key: value for key, value in data.describe().items() if key != "coarsening"},
-        "model": makers[True]().describe(),
-        "classifier": makers[False]().describe(),
+        "model": describe_fresh(makers[True]),
+        "classifier": describe_fresh(makers[False]),
         "steps": steps,
         "bootstrap": bootstrap,
         "evaluated on": evaluate_on,

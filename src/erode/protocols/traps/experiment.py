@@ -15,6 +15,7 @@ from ...datamodules import MaskDataModule, SyntheticDermoscopy, artefact_correla
 from ...datamodules.case import Part
 from ...files import write_json, write_text
 from ...lightning_modules import ImageClassifier, SegmentationModule
+from ...lightning_modules.fresh import describe_fresh
 from ...pictures import save_figure
 from ...rows import check_once, claim
 from ..networks import fitting
@@ -91,7 +92,7 @@ def traps(
     _check_labels(data, positive, ("train", evaluate_on))
     experiment = Experiment(data, model, out, steps, evaluate_on, accelerator, epsilon=epsilon, delta=delta)
     if baselines:  # what their rows depend on beside that which the experiment has claimed
-        claim(out / "baselines", {"classifier": make_classifier().describe(), "artefacts": hidden}, "trap set")
+        claim(out / "baselines", {"classifier": describe_fresh(make_classifier), "artefacts": hidden}, "trap set")
     cases = [case for part in ("train", "val", "test") for case in data.part(part)]
     correlations = artefact_correlations(cases, data.is_positive)
     if correlations:

@@ -1,7 +1,8 @@
-"""Settings of transforms: told apart by every argument, and by nothing that use changes."""
+"""Settings of objects: told apart by every argument, and by nothing that use changes."""
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from monai.transforms import (
 )
 
 from erode.datamodules import SyntheticDermoscopy
-from erode.datamodules.transform_settings import settings_of
+from erode.object_settings import settings_of
 
 KEYS = ["image", "mask"]
 PAIRS = {
@@ -67,6 +68,41 @@ PAIRS = {
     ),
 }
 
+TRANSFORMS = [*PAIRS]
+
+
+class Private:
+    """Keeps what it was told to itself."""
+
+    def __init__(self, told):
+        self._told = told
+
+
+class Slots:
+    __slots__ = ("told",)
+
+    def __init__(self, told):
+        self.told = told
+
+
+def enclosing(told):
+    return lambda item: item + told
+
+
+PAIRS |= {
+    "private attributes": (lambda: Private(1), lambda: Private(2)),
+    "slots": (lambda: Slots(1), lambda: Slots(2)),
+    "closures": (lambda: enclosing(1), lambda: enclosing(2)),
+    "defaults": (lambda: lambda item, told=1: item, lambda: lambda item, told=2: item),
+    "code": (lambda: lambda item: item in {"a", "b"}, lambda: lambda item: item in {"a", "c"}),
+    "paths": (lambda: Private(Path("a")), lambda: Private(Path("b"))),
+    "numbers of NumPy": (lambda: Private(np.float32(1)), lambda: Private(np.float32(2))),
+    "types of numbers": (lambda: Private(torch.float32), lambda: Private(torch.float64)),
+    "infinite numbers": (lambda: Private(float("inf")), lambda: Private(float("-inf"))),
+    "methods": (lambda: Slots(1).__init__, lambda: Slots(2).__init__),
+    "modules": (lambda: Private(torch.nn.Dropout(0.1)), lambda: Private(torch.nn.Dropout(0.2))),
+}
+
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_every_argument_counts(pair):
@@ -76,7 +112,7 @@ def test_every_argument_counts(pair):
     json.dumps(settings_of(one()), allow_nan=False)
 
 
-@pytest.mark.parametrize("make", [pair[0] for pair in PAIRS.values()], ids=PAIRS)
+@pytest.mark.parametrize("make", [PAIRS[name][0] for name in TRANSFORMS], ids=TRANSFORMS)
 def test_a_data_module_says_the_same_after_use(make):
     data = SyntheticDermoscopy(train_images=20, val_images=10, test_images=10, size=32, batch_size=4, transform=make())
     before = data.describe()
