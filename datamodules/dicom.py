@@ -13,7 +13,7 @@ import pydicom
 from monai.data.image_reader import PydicomReader
 from numpy.typing import NDArray
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.pixels import apply_color_lut, get_decoder  # type: ignore[attr-defined]
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from .errors import DataError

@@ -158,14 +158,14 @@ def require_one_place(mask: Path, image: Path) -> None:
         DataError: if a corner of the mask lies more than half a voxel from that of the image.
     """
     try:
-        one, other = (nibabel.as_closest_canonical(nibabel.load(file)) for file in (mask, image))
+        one, other = (nibabel.as_closest_canonical(nibabel.load(file)) for file in (mask, image))  # type: ignore[no-untyped-call]
     except Exception:
         return
     if one.shape[:3] != other.shape[:3] or len(one.shape) < 3:
         return
     corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [*(np.array(one.shape[:3]) - 1), 1]
     apart = np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max()
-    if apart > 0.5 * min(nibabel.affines.voxel_sizes(other.affine)):
+    if apart > 0.5 * min(nibabel.affines.voxel_sizes(other.affine)):  # type: ignore[no-untyped-call]
         raise DataError(
             f"{mask} lies up to {apart:.3g} (mostly mm) from {image} by the affines of their headers: "
             "save the mask with the affine of its image"
