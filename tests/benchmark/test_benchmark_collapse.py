@@ -31,7 +31,8 @@ def cells(tmp_path):
                 axes = {"data": data, "fine": str(fine), "net": str(size), "eps": str(epsilon)}
                 settings = {
                     "data": {"pixels": data, "fine_fraction": fine}, "epsilon": epsilon, "steps": 3,
-                    "model": {"network": "UNet", "parameters": size, "layers": str(size), "loss": "dice"},
+                    "model": {"network": "UNet", "parameters": size, "layers": str(size), "initial weights": str(size),
+                              "loss": "dice"},
                 }  # fmt: skip
                 write_json(tmp_path / "cells" / "_".join(axes.values()) / "settings.json", settings)
                 for seed in (0, 1):

@@ -24,6 +24,9 @@ BEST = "retain_view"
 ALIKE = 1.1
 """Networks whose numbers of parameters differ by a smaller factor count as one size, as with two or three classes."""
 
+SIZE = ("parameters", "layers", "initial weights")
+"""Settings of a model that say how large it is, or follow from it."""
+
 SHOWN = 0.2
 """Lesion Dice lost or won at which the colours end."""
 
@@ -78,7 +81,7 @@ def sizes_of(parameters: Sequence[int]) -> dict[int, int]:
 def _group(folder: Path) -> str:
     """Of all that a cell was set to, but ε and the size of its network."""
     settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    model = {key: value for key, value in settings["model"].items() if key not in ("parameters", "layers")}
+    model = {key: value for key, value in settings["model"].items() if key not in SIZE}
     rest = {key: value for key, value in settings.items() if key != "epsilon"}
     return digest_of({**rest, "model": model})
 
