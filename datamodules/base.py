@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .splitting import make_split, read_split
 from .validation import validate_cases
 
 
-class MaskDataModule(LightningDataModule):
+class MaskDataModule(LightningDataModule, ABC):
     """Emits coarse, fine or retained labels of one data set for training; always fine ones for evaluation.
 
     Subclasses implement :meth:`cases` (which images there are; cheap, no pixels), :meth:`read` (the pixels of

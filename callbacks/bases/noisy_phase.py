@@ -284,8 +284,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         trainer.strategy.optimizers = [self._optimizer]
         trainer.strategy.lr_scheduler_configs = [_idle(self._optimizer) for _ in self._before.schedulers]
         rank_zero_info(
-            f"{type(self).__name__}: {', '.join(replaced)} make way for {self.optimizer_steps} certified steps of "
-            "plain SGD, and are then built anew"
+            f"{type(self).__name__}: {self.optimizer_steps} certified steps of plain SGD come before "
+            f"{', '.join(replaced)}, then built anew"
         )
 
     def _hand_back_when_done(self, trainer: Trainer) -> None:

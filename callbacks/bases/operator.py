@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch.nn import Module
 from torch.nn.parameter import Parameter, is_lazy
 from torch.optim import Optimizer
@@ -303,6 +304,7 @@ class UnlearningOperator(Callback):
         seconds = time.monotonic() - self._started
         per_step = self.card.evaluations_per_step
         release(self._release_to, trainer, pl_module, self._record, finished, per_step, seconds)
+        rank_zero_info(f"{type(self).__name__}: released into {self._release_to}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put back what was changed for the run, and end it."""

@@ -74,7 +74,7 @@ class VerificationError(ValueError):
     """
 
     def __init__(self, field: str, why: str) -> None:
-        super().__init__(f"certificate field '{field}': {why}")
+        super().__init__(f"certificate field '{field}': {why}" if field else why)
         self.field = field
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
 from ._version import __version__
@@ -154,7 +156,17 @@ class ErodeCLI(LightningCLI):
         """Start from weights, if any are given."""
         self._restore()
 
-    before_validate = before_test = before_predict = before_fit
+    def before_test(self) -> None:
+        """Start from weights; without any, what follows says nothing of a trained model."""
+        config = self.config[self.subcommand]
+        if config.init_from is None and config.ckpt_path is None:
+            rank_zero_warn(
+                f"erode {self.subcommand} was given neither --init_from WEIGHTS nor --ckpt_path, so the network is as "
+                "its configuration makes it: untrained"
+            )
+        self._restore()
+
+    before_validate = before_predict = before_test
 
     def before_unlearn(self) -> None:
         """Unlearning starts from trained weights."""
@@ -283,9 +295,15 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def console() -> None:
-    """`main` for people: what went wrong and what to do in one line, without the way through our code."""
+    """`main` for people: what went wrong and what to do in one line, without the way through our code.
+
+    Exits with 143 when terminated, as a shell reports it.
+    """
     try:
         main()
+    except SIGTERMException:  # Lightning's, without a code: a script that goes on must not take it for success
+        print("erode: terminated; what was finished is kept, and the same command goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except (MisconfigurationException, ValueError, OSError) as error:
         if os.environ.get("ERODE_TRACEBACK"):
             raise

@@ -116,6 +116,16 @@ def test_results_of_other_settings_are_never_relabelled(grid, copy):
     assert (copy / "results.csv").read_bytes() == before
 
 
+def test_data_that_are_not_there_are_told_before_any_row_is_computed(tmp_path):
+    absent = {"data": {"class_path": "ISICDataModule", "init_args": {"root": str(tmp_path / "absent")}}}
+    base = {key: value for key, value in GRID["base"].items() if key != "data"}
+    content = {"base": base, "axes": {"data": {"ours": {"data": GRID["base"]["data"]}, "ISIC": absent}}}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"ISIC: .*absent.*with null in --patch"):
+        quietly(tmp_path / "grid.yaml", tmp_path / "out")
+    assert not list(tmp_path.rglob("rows"))
+
+
 def test_a_cell_that_changed_is_refused_before_any_row_of_another_is_computed(grid, copy):
     changed = {"three classes": {"steps": 3}}
     before = (copy / "results.csv").read_bytes()

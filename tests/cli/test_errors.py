@@ -1,5 +1,11 @@
 """What cannot work is refused in words, before anything is trained."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +85,28 @@ def test_fractions_without_two_sides_are_refused_before_training():
     for fraction in (0, 1, 0.999):
         with pytest.raises(ValueError, match="fine_fraction = "):
             main(["fit", *USUAL, f"--data.fine_fraction={fraction}"])
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_network_that_nobody_trained_is_not_tested_in_silence(verb, weights):
+    with pytest.warns(UserWarning, match=f"erode {verb} was given neither --init_from WEIGHTS nor --ckpt_path"):
+        main([verb, *USUAL, "--trainer.fast_dev_run=true"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*was given neither --init_from")
+        main([verb, *USUAL, "--trainer.fast_dev_run=true", f"--init_from={weights}"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such signal")
+def test_a_run_that_is_terminated_does_not_pass_for_one_that_ended(tmp_path):
+    """A script that goes on after it, or a queue, must not take it for success."""
+    arguments = [*USUAL, "--trainer.max_steps=100000", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "erode", "fit", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        for _ in range(1200):
+            if (tmp_path / "run" / "metrics.csv").exists():
+                break
+            time.sleep(0.1)
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "erode: terminated" in said

@@ -124,15 +124,22 @@ def _content(row: Row) -> dict[str, Any]:
 
 
 def _check_folders(cells: list[Cell], out: Path) -> None:
-    """Refuse a folder whose rows came from other data, another model or other versions, before any row is computed.
+    """Refuse data that cannot be read, and a folder whose rows came from other data, another model or other versions.
 
-    Finished cells are looked at too: the same configuration means something else once images, defaults or torch
-    changed. This reads every file once, and decodes up to 16 images per cell that is there.
+    Before any row is computed, and finished cells too: the same configuration means something else once images,
+    defaults or torch changed. This reads every file once, and decodes up to 16 images per cell.
+
+    Raises:
+        ValueError: naming the cell.
     """
     for cell in cells:
         folder = out / "cells" / cell.name
+        try:
+            settings = cell.settings()
+        except (OSError, ValueError, MisconfigurationException) as error:
+            raise ValueError(f"{cell.name}: {error} (or leave this value out, with null in --patch)") from error
         if folder.exists():
-            check_settings(folder, cell.settings(), "comparison")
+            check_settings(folder, settings, "comparison")
             _check_configuration(cell, folder)
 
 

@@ -53,10 +53,11 @@ def test_what_is_absent_or_undefined_has_no_share():
     assert "absent or undefined" in markdown_of(rows_of(coarse=[0.5], other=[0.6]))
 
 
-def test_one_seed_is_said_to_have_no_spread():
+def test_one_seed_has_no_spread_and_so_no_share():
     rows = rows_of(coarse=[0.5], oracle=[0.9], other=[0.7])
     assert Gap(0.5, 0.9, 0.0).exists
-    assert table_of(rows)[-1][1:3] == ["0.700", "50%"]
+    assert not gap_of(rows, "auroc").exists
+    assert table_of(rows)[-1][1:3] == ["0.700", "–"]
     assert "one seed, so no spread" in markdown_of(rows)
 
 

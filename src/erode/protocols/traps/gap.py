@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Gap:
     Args:
         low: mean of the coarse model.
         high: mean of the oracle.
-        spread: the larger of their sample standard deviations over seeds; 0 with one seed.
+        spread: the larger of their sample standard deviations over seeds; infinite with one seed, which tells none.
 
     Example:
         >>> Gap(0.5, 0.9, 0.1).closed(0.6).__round__(2), Gap(0.5, 0.9, 0.5).closed(0.6)
@@ -55,7 +56,7 @@ def gap_of(rows: Sequence[Row], metric: str) -> Gap | None:
     if any(not values or None in values for values in ends):
         return None
     low, high = ([value for value in values if value is not None] for values in ends)
-    spread = max(statistics.stdev(values) if len(values) > 1 else 0.0 for values in (low, high))
+    spread = max(statistics.stdev(values) if len(values) > 1 else math.inf for values in (low, high))
     return Gap(statistics.mean(low), statistics.mean(high), spread)
 
 

@@ -55,9 +55,9 @@ def notes_of(rows: Sequence[Row]) -> list[str]:
             notes.append(f"{title}: coarse or oracle is absent or undefined, so there is no gap to close.")
             continue
         ends = [mean_and_sd(values_of(rows, name, metric)) for name in ("coarse", "oracle")]
-        verdict = "gap" if gap.exists else "no gap"
-        alone = "; one seed, so no spread to hold it against" if len(values_of(rows, "coarse", metric)) == 1 else ""
-        notes.append(f"{title}: {verdict}, coarse {ends[0]}, oracle {ends[1]}{alone}.")
+        alone = len(values_of(rows, "coarse", metric)) == 1
+        verdict = "one seed, so no spread to hold a gap against" if alone else "gap" if gap.exists else "no gap"
+        notes.append(f"{title}: {verdict}, coarse {ends[0]}, oracle {ends[1]}.")
     return notes
 
 
