@@ -79,7 +79,7 @@ class ImageClassifier(EvaluatedModule):
         self.save_hyperparameters(logger=False)
         for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
             del self.hparams[key]
-        self.network = network or default_classifier(num_classes, spatial_dims, in_channels)
+        self.network = default_classifier(num_classes, spatial_dims, in_channels) if network is None else network
         self.num_classes = num_classes
         self.class_names = names
         self.objective = objective or ERM()

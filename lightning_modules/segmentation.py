@@ -84,7 +84,8 @@ class SegmentationModule(EvaluatedModule):
         self.save_hyperparameters(logger=False, ignore=("network", "loss"))
         for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
             del self.hparams[key]
-        self.network = network or default_network(num_classes, spatial_dims, in_channels)
+        # Some networks have a length, and may be empty: compiled ones ask theirs.
+        self.network = default_network(num_classes, spatial_dims, in_channels) if network is None else network
         self._default_channels = in_channels if network is None else None
         self.num_classes = num_classes
         self.class_names = names

@@ -137,8 +137,10 @@ def _inner(batch: Any) -> Iterator[Any]:
 
 
 def _holds(batch: Any, marks: set[str]) -> bool:
-    """Whether a batch, or one in it, has one of some keys."""
-    return not marks.isdisjoint(_named(batch)) or any(_holds(part, marks) for part in _inner(batch))
+    """Whether a batch, or one in it, says of images by one of some keys; a patient's record may have an id too."""
+    named = _named(batch)
+    says = {"atoms": "atoms" in named, "role": isinstance(named.get("role"), Tensor), "id": {"id", "image"} <= {*named}}
+    return any(says[mark] for mark in marks) or any(_holds(part, marks) for part in _inner(batch))
 
 
 def _of_roles(batch: Mapping[str, Any], data: Any, training: bool) -> Exposure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -34,14 +35,7 @@ class RawBatches:
         sources = [source for source in (module, getattr(trainer, "datamodule", None)) if source is not None]
         if not any(_overrides(source, hook) for source in sources for hook in HOOKS):
             return
-        transfer = module._on_before_batch_transfer
-
-        def watched(batch: Any, dataloader_idx: int = 0) -> Any:
-            if trainer.training:
-                see(batch)
-            return transfer(batch, dataloader_idx)
-
-        module._on_before_batch_transfer = watched  # type: ignore[method-assign]
+        module._on_before_batch_transfer = _Watched(module, trainer, see)  # type: ignore[method-assign]
         self._module = module
 
     def stop(self) -> None:
@@ -49,6 +43,28 @@ class RawBatches:
         if self._module is not None:
             del self._module._on_before_batch_transfer
         self._module = None
+
+
+class _Watched:
+    """Stands in for the method of one module; copies of that module get their own method back."""
+
+    def __init__(self, module: LightningModule, trainer: Trainer, see: Callable[[Any], None]) -> None:
+        self._module, self._trainer, self._see = module, trainer, see
+
+    def __call__(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        if self._trainer.training:
+            self._see(batch)
+        return _method_of(self._module)(batch, dataloader_idx)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return _method_of(memo.get(id(self._module), self._module))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _method_of, (self._module,)
+
+
+def _method_of(module: LightningModule) -> Any:
+    return MethodType(type(module)._on_before_batch_transfer, module)
 
 
 def _overrides(source: Any, hook: str) -> bool:

@@ -118,3 +118,12 @@ def test_strangers_ids_are_strings(kind, tmp_path):
 def test_every_field_that_holds_labels_is_known():
     """A new label in the batch contract must not slip past the reader as an image-only batch."""
     assert {"mask", "coarse", "role", "prior", "artefact", "label", "flag"} | {"counted"} == set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    "record", [{"id": ["p1"], "age": [40]}, {"id": torch.tensor([7])}, [{"id": "p1"}], {"role": ["nurse"]}]
+)
+def test_a_patients_record_beside_the_images_is_no_batch(record):
+    plain = {k: [v] if k == "id" else v[None] for k, v in item("a", Role.RETAIN).items()}
+    assert set(AtomReader()({**plain, "patient": record}).levels) == {"a"}
+    assert AtomReader()({"image": 0, "atoms": ["outside:a"], "patient": record}).levels == {"a": OUTSIDE}

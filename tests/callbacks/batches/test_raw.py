@@ -1,5 +1,7 @@
 """Marks that a hook takes away between loader and device were there, and are seen."""
 
+import copy
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -90,3 +92,27 @@ def test_nothing_is_put_in_between_where_the_hooks_are_our_own(kind, between, tm
     )  # fmt: skip
     trainer.fit(SegmentationModule(num_classes=data.num_classes), datamodule=data)
     assert probe.between == between
+
+
+class Copies(pl.Callback):
+    """Copies the module in the middle of a run, as an average of weights does, and saves it whole."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.copy = copy.deepcopy(module)
+        torch.save(module, self.file)
+
+
+def test_copies_of_the_module_are_their_own(tmp_path):
+    """A copy that kept what stands in between would ask the original's hooks, in every fit to come."""
+    copies = Copies(tmp_path / "module.pt")
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=2, callbacks=[Retrain(), copies], default_root_dir=tmp_path,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Before(), loader(Role.RETAIN))
+    for made in (copies.copy, torch.load(copies.file, weights_only=False)):
+        made.on_before_batch_transfer = lambda batch, index, made=made: (made, index)
+        assert made._on_before_batch_transfer({}) == (made, 0)
