@@ -21,7 +21,7 @@ def unresettable(module: nn.Module) -> list[str]:
     A layer may own a ``reset_parameters`` that forgets some of its tensors, as convolutions under ``weight_norm`` do.
 
     Example:
-        >>> unresettable(nn.Linear(2, 1)), unresettable(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)))
+        >>> unresettable(nn.Linear(2, 1)), unresettable(nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)))
         ([], ['parametrizations.weight.original0', 'parametrizations.weight.original1'])
     """
     parameters, saved = dict(module.named_parameters()), module.state_dict().keys()
