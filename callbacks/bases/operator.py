@@ -170,7 +170,7 @@ class UnlearningOperator(Callback):
         """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
         if stage != "fit":
             return
-        check_callbacks(trainer.callbacks, type(self).__name__)  # type: ignore[attr-defined]
+        check_callbacks(_callbacks(trainer), type(self).__name__)
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
         self._prepared.stop()
         self._saved_weights = None
@@ -212,7 +212,7 @@ class UnlearningOperator(Callback):
             check_known(trainer, pl_module, type(self).__name__)
         self.check_module(pl_module)
         self.check(trainer, pl_module)
-        check_averaging(trainer.callbacks, self)  # type: ignore[attr-defined]
+        check_averaging(_callbacks(trainer), self)
         self._guard.watch(trainer)
         self._never_finite = infinite_buffers(pl_module)
         self._started = time.monotonic()
@@ -372,8 +372,12 @@ class UnlearningOperator(Callback):
 
 def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
     """The unlearning operators among a Trainer's callbacks."""
+    return [callback for callback in _callbacks(trainer) if isinstance(callback, UnlearningOperator)]
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
-    return [callback for callback in callbacks if isinstance(callback, UnlearningOperator)]
+    return callbacks
 
 
 def _datamodule(trainer: Trainer) -> Any:

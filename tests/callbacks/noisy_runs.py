@@ -3,14 +3,22 @@
 import json
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
+from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation, Retrain
 
 OPERATORS = [GradientClipping, ModelClipping, OutputPerturbation]
 STEPS = 5
+PROMISES = {
+    "Retrain": lambda: Retrain(),
+    "GradientClipping": lambda: GradientClipping(steps=2),
+    "OutputPerturbation": lambda: OutputPerturbation(),
+}
+"""One operator of each way to promise: exact, with noise at each step, with noise at the start."""
+promises = pytest.mark.parametrize("make", PROMISES.values(), ids=PROMISES.keys())
 
 
 def network(norm=True):

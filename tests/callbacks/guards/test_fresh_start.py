@@ -8,21 +8,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from noisy_runs import Module, content, fit, network
+from noisy_runs import PROMISES, Module, content, fit, network, promises
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from two_loaders import KEYS, TheirModule, trainer_for
 
-from erode.callbacks import FineTune, GradientClipping, NegGradPlus, OutputPerturbation, Retrain
+from erode.callbacks import FineTune, GradientClipping, NegGradPlus, Retrain
 from erode.callbacks.guards.fresh_start import stuck
 from erode.callbacks.guards.reset import reset_parameters
-
-STRICT = {
-    "Retrain": lambda: Retrain(),
-    "GradientClipping": lambda: GradientClipping(steps=2),
-    "OutputPerturbation": lambda: OutputPerturbation(),
-}
-strict = pytest.mark.parametrize("make", STRICT.values(), ids=STRICT.keys())
 
 
 class Keeps(Module):
@@ -43,7 +36,7 @@ class Keeps(Module):
 
 
 @pytest.mark.parametrize("what", ["optimiser", "scheduler"])
-@strict
+@promises
 def test_an_optimiser_that_remembers_the_original_training_is_refused(tmp_path, make, what):
     """Its moments were computed on the forget set."""
     module = Keeps(what)
@@ -76,7 +69,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@strict
+@promises
 def test_the_state_of_an_optimiser_from_before_is_refused_whether_it_counts_steps_or_not(tmp_path, make, kind):
     module = Warm(KINDS[kind])
     module.saved = fit(module, tmp_path / "original", max_steps=4).optimizers[0].state_dict()
@@ -199,7 +192,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-@strict
+@promises
 def test_what_nothing_would_reach_is_refused(tmp_path, make, kind):
     layer, why = REFUSED[kind]
     with pytest.raises(MisconfigurationException, match=why):
@@ -215,14 +208,14 @@ class Distils(Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*is an instance of `nn.Module`")
-@strict
+@promises
 def test_a_teacher_among_the_hyperparameters_is_refused(tmp_path, make):
     with pytest.raises(MisconfigurationException, match=r"_hparams holds a Conv2d that the module does not know"):
         fit(Distils(nn.Conv2d(3, 3, 1)), tmp_path, make())
 
 
 @pytest.mark.filterwarnings("ignore:.*is an instance of `nn.Module`")
-@strict
+@promises
 def test_the_network_itself_may_stand_there(tmp_path, make):
     fit(Distils(None, network()), tmp_path, make())
     assert (tmp_path / "unlearned" / "weights.safetensors").exists()
@@ -257,7 +250,7 @@ def test_an_integer_buffer_that_training_counts_in_is_not_released(tmp_path):
 def test_counts_of_the_original_training_are_refused_or_listed(tmp_path):
     for name in ("GradientClipping", "OutputPerturbation"):
         with pytest.raises(MisconfigurationException, match=r"cannot re-initialise network\.0\.counts"):
-            fit(Odd(Strange("counts")), tmp_path / name, STRICT[name]())
+            fit(Odd(Strange("counts")), tmp_path / name, PROMISES[name]())
     fit(Odd(Strange("counts")), tmp_path / "Retrain", Retrain())
     record = json.loads((tmp_path / "Retrain" / "unlearned" / "unlearning.json").read_text())
     assert record["kept_buffers"] == ["network.0.counts"]

@@ -6,17 +6,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from noisy_runs import Module, fit
+from noisy_runs import Module, fit, promises
 from torch import nn
 
-from erode.callbacks import FineTune, GradientClipping, OutputPerturbation, Retrain
-
-PROMISES = {
-    "Retrain": lambda: Retrain(),
-    "GradientClipping": lambda: GradientClipping(steps=2),
-    "OutputPerturbation": lambda: OutputPerturbation(),
-}
-promises = pytest.mark.parametrize("make", PROMISES.values(), ids=PROMISES.keys())
+from erode.callbacks import FineTune, Retrain
 
 
 class Loads(Module):
