@@ -23,7 +23,7 @@ from monai.transforms import (
 )
 
 from erode.datamodules import SyntheticDermoscopy
-from erode.object_settings import settings_of
+from erode.object_settings import module_settings, settings_of
 
 KEYS = ["image", "mask"]
 PAIRS = {
@@ -129,3 +129,30 @@ def test_a_data_module_tells_its_transforms_apart():
         for prob in (0.1, 0.2)
     )
     assert one.describe() != other.describe()
+
+
+class Part(torch.nn.Module):
+    """Knows the whole that it is a part of, as hooks and adapters do."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.whole = [whole]
+
+
+class Whole(torch.nn.Module):
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = torch.nn.ModuleList(Part(self) for _ in range(parts))
+
+
+def test_parts_that_know_their_whole_are_described_once():
+    described = json.dumps(module_settings(Whole(12)))
+    assert len(described) < 12_000
+    assert described == json.dumps(module_settings(Whole(12)))
+    assert described != json.dumps(module_settings(Whole(11)))
+
+
+def test_what_is_compiled_is_described_by_what_it_compiles():
+    first, second, other = (torch.compile(torch.nn.Dropout(p)) for p in (0.5, 0.5, 0.1))
+    assert module_settings(first) == module_settings(second)
+    assert module_settings(first) != module_settings(other)

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -26,7 +26,7 @@ _OF_MODULES = frozenset(vars(nn.Module()))
 """Attributes that every module has: its parts, which are described by themselves, and hooks."""
 
 
-def settings_of(value: Any, depth: int = _DEPTH) -> Any:
+def settings_of(value: Any, within: tuple[int, ...] = (), depth: int = _DEPTH) -> Any:
     """Classes and attributes of an object and of what it holds, private ones too, as values that JSON knows.
 
     Random states change with use and are left out. Functions are told by name, code, defaults and what they enclose;
@@ -34,7 +34,8 @@ def settings_of(value: Any, depth: int = _DEPTH) -> Any:
 
     Args:
         value: an object, or an attribute of one.
-        depth: of objects in objects.
+        within: identities of the objects that hold it, outermost first; what holds itself is described once.
+        depth: of objects in objects; what lies deeper is told by name.
 
     Example:
         >>> from monai.transforms import RandFlipd
@@ -48,14 +49,14 @@ def settings_of(value: Any, depth: int = _DEPTH) -> Any:
     if isinstance(value, (Enum, PurePath)):
         return str(value.value if isinstance(value, Enum) else value)
     if isinstance(value, np.generic):
-        return settings_of(value.item(), depth)
+        return settings_of(value.item())
     if isinstance(value, Tensor):
         return [str(value.dtype), list(value.shape), state_digest({"": value})]
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    if not depth or isinstance(value, types.ModuleType):
+    if len(within) >= depth or id(value) in within or isinstance(value, types.ModuleType):
         return _name(value)
-    inner = functools.partial(settings_of, depth=depth - 1)
+    inner = functools.partial(settings_of, within=(*within, id(value)), depth=depth)
     if isinstance(value, functools.partial):
         return ["partial", *map(inner, (value.func, list(value.args), value.keywords))]
     if isinstance(value, (list, tuple)):
@@ -67,39 +68,46 @@ def settings_of(value: Any, depth: int = _DEPTH) -> Any:
     if isinstance(value, torch.optim.Optimizer):
         return " ".join(str(value).split())
     if isinstance(value, nn.Module):
-        return {**module_settings(value, depth), "weights": weights_digest(value)}
+        return {**module_settings(value, within), "weights": weights_digest(value)}
     if isinstance(value, (types.FunctionType, types.MethodType)):
-        return _function(value, depth)
-    return _object(value, depth)
+        return _function(value, inner)
+    return _object(value, inner)
 
 
-def module_settings(module: nn.Module, depth: int = _DEPTH) -> dict[str, Any]:
+def module_settings(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
     """Classes, attributes and buffers of a module and of all modules within; not its parameters, which are trained.
 
     Args:
         module: such as a network or a loss.
-        depth: of objects in attributes.
+        within: as for :func:`settings_of`.
 
     Example:
         >>> module_settings(nn.Dropout(0.5)) == module_settings(nn.Dropout(0.1))
         False
     """
+    inner = functools.partial(settings_of, within=(*within, id(module)))
     return {
         ".".join(filter(None, ("module", name))): {
             "class": _name(type(part)),
             **{key: settings_of(buffer) for key, buffer in part.named_buffers(recurse=False)},
-            **{key: settings_of(told, depth - 1) for key, told in _attributes(part).items() if key not in _OF_MODULES},
+            **{key: inner(told) for key, told in _attributes_of_module(part).items()},
         }
         for name, part in module.named_modules()
     }
 
 
-def _object(value: Any, depth: int) -> Any:
+def _attributes_of_module(module: nn.Module) -> dict[str, Any]:
+    if hasattr(module, "_orig_mod"):  # compiled: the rest of it is torch's compiler, never twice the same
+        return {}
+    return {key: told for key, told in _attributes(module).items() if key not in _OF_MODULES}
+
+
+def _object(value: Any, inner: Callable[[Any], Any]) -> Any:
     attributes = _attributes(value)
     if isinstance(value, type) or not attributes:
         text = repr(value)
         return _name(value) if isinstance(value, type) or " at 0x" in text else text
-    return {"class": _name(type(value)), **{key: settings_of(part, depth - 1) for key, part in attributes.items()}}
+    return {"class": _name(type(value)), **{key: inner(part) for key, part in attributes.items()}}
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -109,14 +117,14 @@ def _attributes(value: Any) -> dict[str, Any]:
     return {name: part for name, part in told.items() if not isinstance(part, _DRAWS)}
 
 
-def _function(value: types.FunctionType | types.MethodType, depth: int) -> dict[str, Any]:
+def _function(value: types.FunctionType | types.MethodType, inner: Callable[[Any], Any]) -> dict[str, Any]:
     if isinstance(value, types.MethodType):
-        return {"method": _name(value), "of": settings_of(value.__self__, depth - 1)}
+        return {"method": _name(value), "of": inner(value.__self__)}
     enclosed = {
         name: _content(cell) for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
     }
     told = (value.__defaults__, value.__kwdefaults__, enclosed)
-    return {"function": _name(value), "code": _code(value.__code__), "told": [settings_of(x, depth - 1) for x in told]}
+    return {"function": _name(value), "code": _code(value.__code__), "told": [inner(x) for x in told]}
 
 
 def _content(cell: types.CellType) -> Any:

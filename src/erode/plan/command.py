@@ -111,7 +111,7 @@ class Measured(NamedTuple):
 
 
 def plan_command(args: Sequence[str]) -> str:
-    """Run ``erode plan``.
+    """Tell what a target (ε, δ) would leave of the network, what would change that, and what is cheapest.
 
     Args:
         args: the command line after ``plan``.

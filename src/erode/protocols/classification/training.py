@@ -25,11 +25,20 @@ class Run:
         steps: gradient steps.
         validations: times at which the validation AUROC is looked at; the weights of the best time are used.
         accelerator: see Lightning's Trainer.
+
+    Raises:
+        ValueError: without a step, or without a validation to choose weights by.
     """
 
     steps: int
     validations: int
     accelerator: str
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a training takes at least one step, got {self.steps}")
+        if self.validations < 1:
+            raise ValueError(f"weights are chosen at validations: ask for 1 or more, got {self.validations}")
 
 
 def fit_best(module: LightningModule, data: MaskDataModule, folder: Path, run: Run) -> torch.device:

@@ -1,48 +1,26 @@
-"""The command line: LightningCLI with an `unlearn` verb, run folders that are never overwritten, plain verbs."""
+"""``erode fit|validate|test|predict|unlearn``: LightningCLI with a verb, ``--init_from``, and folders of its own."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import shtab
-from jsonargparse import Namespace, auto_cli
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from . import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
-from ._version import __version__
-from .anchor import make_anchor
-from .audit import audit
-from .benchmark import benchmark
-from .callbacks import ExposureLedger, PredictionWriter
-from .callbacks.bases.operator import operators_of
-from .callbacks.exposure_ledger import INITIALISATION
-from .comparison import compare
-from .correlations import correlations
-from .files import fresh_folder
-from .fresh_parser import FreshParser
-from .lightning_modules import SegmentationModule
-from .masks import ForgetSplit
-from .measures import measure
-from .operators.command import operators
-from .plan.command import plan_command
-from .protocols.classification import classify
-from .protocols.ladder import ladder
-from .protocols.traps import traps
-from .report import report
-from .requests import rewind
-from .verify import verify
-from .weights import load_weights, save_weights
+from .. import callbacks, datamodules, lightning_modules  # noqa: F401  # short class names need the import
+from .._version import __version__
+from ..callbacks import ExposureLedger, PredictionWriter
+from ..callbacks.bases.operator import operators_of
+from ..callbacks.exposure_ledger import INITIALISATION
+from ..masks import ForgetSplit
+from ..weights import load_weights, save_weights
+from .run_folder import refuse_used, run_folder
 
 
 class UnlearningTrainer(Trainer):
@@ -103,7 +81,6 @@ class ErodeCLI(LightningCLI):
                 "prog": "erode",
                 "version": __version__,
                 "description": "Remove coarse-mask shortcuts from segmentation models by unlearning.",
-                "epilog": "further verbs: " + ", ".join(f"erode {verb} --help" for verb in (*PLAIN_VERBS, "plan")),
             },
             args=args,
         )
@@ -128,7 +105,7 @@ class ErodeCLI(LightningCLI):
         if trainer.default_root_dir is None:
             trainer.default_root_dir = str(run_folder(self.subcommand))
         root = trainer.default_root_dir
-        _refuse_used(Path(root))
+        refuse_used(Path(root))
         rank_zero_only(print)(f"run folder: {root}")
         if trainer.logger is False:
             return
@@ -195,129 +172,6 @@ class ErodeCLI(LightningCLI):
                         "ExposureLedger(history='initialisation') would re-initialise what --init_from restored; give "
                         "the ledger.json of these weights as history"
                     )
-
-
-def run_folder(verb: str | None) -> Path:
-    """A new folder ``runs/VERB-N``; processes that a distributed strategy launched share their parent's."""
-    inherited = os.environ.get("ERODE_RUN_FOLDER")
-    if inherited is not None and "LOCAL_RANK" in os.environ:
-        return Path(inherited)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MisconfigurationException(
-            "processes launched from outside (torchrun, SLURM) cannot agree on a new run folder; "
-            "give --trainer.default_root_dir"
-        )
-    folder = fresh_folder("runs", verb or "run")
-    os.environ["ERODE_RUN_FOLDER"] = str(folder)
-    return folder
-
-
-def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
-    """Print a script that completes verbs and options, e.g. ``eval "$(erode completion bash)"``.
-
-    Options of classes are not among them: jsonargparse's own script walks every subclass of every class, and does
-    not come to an end on a Trainer.
-
-    Args:
-        shell: the shell that will read the script.
-    """
-
-    class Completion(ErodeCLI):
-        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-            print(shtab.complete(parser, shell))
-            raise SystemExit(0)
-
-    Completion([])
-
-
-def anchor(
-    pretrained: Path,
-    out: Path,
-    model: Callable[[], SegmentationModule] | None = None,
-    head: list[str] | None = None,
-    seed: int = 0,
-) -> Path:
-    """Make an anchor of pretrained weights: all but the head, in a fresh segmentation module.
-
-    Args:
-        pretrained: weights of a network of the same kind, e.g. of a RestorationModule, with their ledger.
-        out: file to write, such as anchors/mine/anchor.safetensors.
-        model: the segmentation module, as in --config configs/model/unet.yaml; None = the default.
-        head: shell patterns of the tensors that stay fresh; None = those of another shape.
-        seed: of the fresh head.
-    """
-    return make_anchor(pretrained, out, model or SegmentationModule, head, seed)
-
-
-PLAIN_VERBS: dict[str, Callable[..., object]] = {
-    "anchor": anchor,
-    "benchmark": benchmark,
-    "classify": classify,
-    "compare": compare,
-    "ladder": ladder,
-    "measure": measure,
-    "operators": operators,
-    "report": report,
-    "rewind": rewind,
-    "traps": traps,
-    "verify": verify,
-    "audit": audit,
-    "completion": completion,
-    "correlations": correlations,
-}
-"""Verbs that need no Trainer of their own."""
-
-COMPOSED_VERBS = {"audit", "correlations", "measure"}
-"""Those whose required arguments have names, so that configurations can give them; other verbs take files in order."""
-
-SECOND_FILE = {"verify": "--weights"}
-"""Optional arguments that people give as a second file; jsonargparse takes required ones by position only."""
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run one command; errors are raised."""
-    os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
-    arguments = list(sys.argv[1:] if args is None else args)
-    if arguments and arguments[0] == "plan":
-        print(plan_command(arguments[1:]))
-    elif arguments and arguments[0] in PLAIN_VERBS:
-        verb, rest = arguments[0], arguments[1:]
-        by_name = verb in COMPOSED_VERBS
-        if verb in SECOND_FILE and len(rest) == 2 and not any(word.startswith("-") for word in rest):
-            rest = [rest[0], SECOND_FILE[verb], rest[1]]
-        written = auto_cli(
-            PLAIN_VERBS[verb], args=rest, prog=f"erode {verb}", as_positional=not by_name, parser_class=FreshParser
-        )
-        if written is not None:
-            print(written)
-    else:
-        ErodeCLI(None if args is None else arguments)
-
-
-def console() -> None:
-    """`main` for people: what went wrong and what to do in one line, without the way through our code.
-
-    Exits with 143 when terminated, as a shell reports it.
-    """
-    try:
-        main()
-    except SIGTERMException:  # Lightning's, without a code: a script that goes on must not take it for success
-        print("erode: terminated; what was finished is kept, and the same command goes on", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    except (MisconfigurationException, ValueError, OSError) as error:
-        if os.environ.get("ERODE_TRACEBACK"):
-            raise
-        sys.exit(f"erode: {error}\n(ERODE_TRACEBACK=1 shows where)")
-
-
-def _refuse_used(folder: Path) -> None:
-    """Refuse a folder with a run in it before any logger opens, and so clears, its files."""
-    for name in ("config.yaml", "metrics.csv"):
-        if (folder / name).exists():
-            raise MisconfigurationException(
-                f"{folder} already holds a run ({name}), and nothing is overwritten; "
-                "give --trainer.default_root_dir another folder, or leave it out to get a new one"
-            )
 
 
 def _write_into(logger: Any, root: str) -> None:

@@ -1,0 +1,62 @@
+"""One command, and what people see of its errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from .verbs import VERBS, listing
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; errors are raised."""
+    os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
+    arguments = list(sys.argv[1:] if args is None else args)
+    verb = arguments[0] if arguments else None
+    if verb in VERBS:
+        VERBS[verb].run(verb, arguments[1:])
+    else:
+        _run_lightning(None if args is None else arguments, verb)
+
+
+def console() -> None:
+    """`main` for people: what went wrong and what to do in one line, without the way through our code.
+
+    Exits with 143 when terminated, as a shell reports it.
+    """
+    try:
+        main()
+    except _lightnings("SIGTERMException"):  # has no code: a script that goes on must not take it for success
+        print("erode: terminated; what was finished is kept, and the same command goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    except _for_people() as error:
+        if os.environ.get("ERODE_TRACEBACK"):
+            raise
+        sys.exit(f"erode: {error}\n(ERODE_TRACEBACK=1 shows where)")
+
+
+def _run_lightning(arguments: Sequence[str] | None, verb: str | None) -> None:
+    """Lightning's verbs; help, and errors about the verb, name the others too."""
+    from .lightning_cli import ErodeCLI
+
+    try:
+        ErodeCLI(None if arguments is None else list(arguments))
+    except SystemExit as end:
+        if verb in ("-h", "--help"):
+            print(f"\nfurther subcommands:\n{listing()}")
+        elif end.code == 2 and verb not in ErodeCLI.subcommands():
+            print(f"further subcommands: {', '.join(VERBS)} (erode --help says what each does)", file=sys.stderr)
+        raise
+
+
+def _for_people() -> tuple[type[BaseException], ...]:
+    """Exceptions whose message says all that matters."""
+    return (ValueError, OSError, *_lightnings("MisconfigurationException"))
+
+
+def _lightnings(name: str) -> tuple[type[BaseException], ...]:
+    """An exception of Lightning's; none where nothing has imported it, which would take seconds."""
+    loaded = sys.modules.get("lightning.pytorch.utilities.exceptions")
+    return () if loaded is None else (getattr(loaded, name),)
