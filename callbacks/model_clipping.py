@@ -35,7 +35,8 @@ class ModelClipping(NoisyPhase):
         learning_rate: γ >= 0, constant, of the noisy steps only.
         weight_decay: λ >= 0, pull to the anchor, inside the projection.
         steps: T >= 1, or ``auto``: the fewest that reach ``epsilon`` with ``sigma``.
-        reference: see :data:`~erode.accounting.Reference`. For ``noise`` further steps do not lower the noise.
+        reference: see :data:`~erode.accounting.Reference`. For ``noise``, one draw around the anchor, further steps do
+            not lower the noise.
         anchor: see :class:`~erode.callbacks.bases.noisy_phase.NoisyPhase`.
         exposed: see there.
         sigma: σ of each step.

@@ -40,6 +40,17 @@ def test_the_curve_is_that_of_the_mechanism():
         assert gdp_delta(MECHANISM.mu(), epsilon) == pytest.approx(delta, rel=1e-6)
 
 
+def test_the_noise_that_model_clipping_is_compared_with_is_not_projected():
+    """Projected noise would be C2 off the anchor, and 2 C2 from the run, where the account counts on C2."""
+    constants = {"reference": "noise", "radius": 1.0}
+    said = [
+        kind.calibrated(1.0, 1e-5, **constants, **more).compared_with()
+        for kind, more in ((ModelClippingMechanism, {"steps": 5}), (OutputPerturbationMechanism, {}))
+    ]
+    assert said[0].startswith("the anchor plus one draw of the last step's noise")
+    assert said[1].startswith("the noisy phase started at the anchor and without gradients")
+
+
 def test_model_clipping_promises_less_than_its_last_step_alone():
     mechanism = ModelClippingMechanism(reference="retrained", radius=1.0, sigma=1.0, steps=6)
     claim = claim_of(mechanism, Target(epsilon=None, delta=1e-5))

@@ -166,6 +166,32 @@ def test_a_field_left_out_or_added_is_noticed(name):
         check_certificate(sealed({**content, "extra": 1}))
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "field"),
+    [
+        ("exposed", {"d": 0, "parameters": {}}, "exposed.parameters"),
+        ("exposed", {"d": 8.0, "parameters": EXPOSED}, "exposed.d"),
+        (
+            "exposed",
+            {"d": 8, "parameters": {"head.weight": [-2, -3], "head.bias": [2]}},
+            "exposed.parameters.head.weight",
+        ),
+        (
+            "exposed",
+            {"d": 8, "parameters": {"head.weight": [2.0, 3], "head.bias": [2]}},
+            "exposed.parameters.head.weight",
+        ),
+        ("exposed", {"d": 8, "parameters": {"head.weight": 6, "head.bias": [2]}}, "exposed.parameters.head.weight"),
+        ("account", {"steps": 1.0}, "account.steps"),
+        ("software", {"torch": None}, "software.torch"),
+    ],
+)
+def test_a_number_that_counts_is_whole_and_a_version_is_text(section, change, field):
+    content = made(MECHANISMS["output perturbation"])
+    with pytest.raises(VerificationError, match=re.escape(field)):
+        check_certificate(sealed({**content, section: {**content[section], **change}}))
+
+
 def test_less_noise_under_the_same_promise_is_noticed():
     """A consistent lie about σ: account and digest fit, but the promised ε does not follow."""
     honest = MECHANISMS["output perturbation"]

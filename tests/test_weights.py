@@ -89,3 +89,30 @@ def test_digest_tells_dtype_shape_name_and_value_apart():
         Holder("a", torch.tensor([0.0, 0.0, 0.0, 1e-45])),
     ]
     assert len({weights_digest(v) for v in variants}) == len(variants)
+
+
+class KeepsItsHead(torch.nn.Linear):
+    """As transfer learning does where the number of classes differs."""
+
+    def load_state_dict(self, state, strict=True, assign=False):
+        return super().load_state_dict({"weight": state["weight"]}, strict=False)
+
+
+def test_weights_that_the_module_does_not_take_are_named(tmp_path):
+    path = save_weights(torch.nn.Linear(3, 2), tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"bias is not what .* load_state_dict of KeepsItsHead"):
+        load_weights(KeepsItsHead(3, 2), path)
+    hooked = torch.nn.Linear(3, 2)
+    hooked.register_load_state_dict_pre_hook(lambda module, state, *_: state.update(bias=module.bias.detach().clone()))
+    with pytest.raises(ValueError, match="bias is not what"):
+        load_weights(hooked, path)
+
+
+def test_weights_that_are_no_numbers_or_of_another_precision_load(tmp_path):
+    module = torch.nn.Linear(3, 2)
+    torch.nn.init.constant_(module.bias, float("nan"))
+    path = save_weights(module, tmp_path / "weights.safetensors")
+    load_weights(torch.nn.Linear(3, 2), path)
+    half = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+    load_weights(half, path)
+    assert torch.equal(half.weight, module.weight.to(torch.bfloat16))

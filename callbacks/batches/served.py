@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from types import NoneType
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -33,14 +37,36 @@ def pair_of(batch: Any, operator: str) -> Mapping[str, Any]:
 
 
 def roles_of(batch: Any) -> Iterator[Tensor]:
-    """The marks of all parts of a batch: several loaders give their batches in a dict or a list."""
+    """The marks of all parts of a batch, whatever collates them: dicts, lists, named tuples, data classes.
+
+    Raises:
+        MisconfigurationException: where something that is no array is called ``role``.
+    """
+    for name, part in _entries(batch):
+        yield from _marks(part) if name == "role" else roles_of(part)
+
+
+def _entries(batch: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(batch, Mapping):
-        if isinstance(batch.get("role"), Tensor):
-            yield batch["role"]
-        batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        for part in batch:
-            yield from roles_of(part)
+        return batch.items()
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return zip(batch._fields, batch, strict=True)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return vars(batch).items()
+    return enumerate(batch) if isinstance(batch, (list, tuple)) else ()
+
+
+def _marks(role: Any) -> Iterator[Tensor]:
+    if isinstance(role, (Tensor, np.ndarray)):
+        yield torch.as_tensor(role)
+    elif isinstance(role, (list, tuple)):
+        for part in role:
+            yield from _marks(part)
+    elif not isinstance(role, (str, int, NoneType)):  # words and numbers of someone else's are no marks of pixels
+        raise MisconfigurationException(
+            f"the batch has a 'role' of type {type(role).__name__}, which cannot be searched for FORGET marks "
+            "(erode.batch); serve an array or a tensor, or give it another name if it says something else"
+        )
 
 
 def split_of(trainer: Trainer) -> ForgetSplit | None:

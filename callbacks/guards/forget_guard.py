@@ -89,4 +89,4 @@ def _ask(check: DeferredCheck, batch: Any) -> None:
 
 def _marked(batch: Any) -> Tensor | None:
     marks = [(role == Role.FORGET).any() for role in roles_of(batch)]
-    return torch.stack(marks).any() if marks else None
+    return torch.stack([mark.to(marks[0].device) for mark in marks]).any() if marks else None

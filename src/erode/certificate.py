@@ -17,7 +17,7 @@ from .accounting import rounded_up
 from .files import digest_of, write_json
 from .mechanisms import Mechanism
 
-SCHEMA = "erode-certificate/3"
+SCHEMA = "erode-certificate/4"
 """Raise the number when the meaning of a field changes."""
 
 CHECKPOINT_KEY = "erode_certificate"
@@ -25,14 +25,6 @@ CHECKPOINT_KEY = "erode_certificate"
 
 CURVE_DELTAS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12)
 """δ at which a certificate tells ε."""
-
-REFERENCES = {
-    "retrained": "the same unlearning, applied to a model trained without the forget set",
-    "anchor": "the same unlearning, started at the anchor",
-    "noise": "the noisy phase started at the anchor and without gradients, then the same training on retained data",
-    "minimiser": "the exact minimiser of the objective on retained data, plus the same noise",
-}
-"""What the released weights are compared with."""
 
 ASSUMPTIONS = (
     "The anchor was computed without the forget set.",
@@ -45,8 +37,9 @@ ASSUMPTIONS = (
     "those through Tensor.data are not counted.",
     "The noise is Gaussian, independent and secret. It comes from generators keyed from the operating system's "
     "entropy: cryptographic ones on the CPU; on a GPU Philox, which is not.",
-    "Arithmetic is real: the noise is at least 16 units in the last place of the largest weight, and rounding below "
-    "it is neglected.",
+    "What rounding adds to a distance or a step of the clipping mechanisms is held back from their bounds; other "
+    "arithmetic is taken as real, that of the noise included. The noise is at least 16 units in the last place of the "
+    "largest weight.",
     "Only the released weights leave: the original weights, checkpoints of the run and its logs stay behind or are "
     "deleted. A second unlearning of the same model, if released too, adds up.",
     "It covers the weights after the noisy phase and any later processing of them on retained data, such as the rest "
@@ -180,7 +173,7 @@ def sentence(claim: Mapping[str, Any], mechanism: Mechanism) -> str:
     epsilon, delta = rounded_up(claim["epsilon"]), rounded_up(claim["delta"])
     return (
         f"The released weights are (ε = {epsilon}, δ = {delta})-indistinguishable from those of a run that never saw "
-        f"the forget set: {REFERENCES[mechanism.reference]}."
+        f"the forget set: {mechanism.compared_with()}."
     )
 
 

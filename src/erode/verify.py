@@ -58,28 +58,39 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
 
     Args:
         certificate: certificate.json, or a checkpoint of a certified run, which carries one for its own weights.
-        weights: weights.safetensors that were released with it, or any other file of the same weights.
+        weights: weights.safetensors that were released with it, or any other file of the same weights; None = those
+            beside the certificate, if there are any.
 
     Raises:
         VerificationError: naming the field that does not hold.
     """
     content = _read(Path(certificate))
     checked = check_certificate(content)
-    if weights is None and Path(certificate).suffix == ".ckpt":
-        weights = certificate
+    if weights is None:
+        weights = _own_weights(Path(certificate))
     if weights is not None:
         _check_weights(content, Path(weights))
     print(
         f"{content['guarantee']}\n"
         f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {rounded_down(checked.sigma)} on "
         f"{content['exposed']['d']} parameters, mu = {rounded_up(content['claim']['mu'])}; "
-        + ("weights belong to it" if weights is not None else "weights not given, so not checked")
+        + (
+            f"the weights of {weights} belong to it"
+            if weights is not None
+            else "no weights given or beside it to check"
+        )
     )
     if any(path is not None and Path(path).suffix == ".ckpt" for path in (certificate, weights)):
         print(
             "this speaks of the weights in the checkpoint only, not of what optimiser, callbacks and loops left in it; "
             "release weights.safetensors"
         )
+
+
+def _own_weights(certificate: Path) -> Path | None:
+    """Those in the checkpoint, or beside the certificate."""
+    weights = certificate if certificate.suffix == ".ckpt" else certificate.with_name("weights.safetensors")
+    return weights if weights.is_file() else None
 
 
 def check_certificate(content: Content) -> Mechanism:
@@ -121,14 +132,21 @@ def _check(content: Content) -> Mechanism:
     _require(content["guarantee"] == sentence(content["claim"], made), "guarantee", "says other than the claim")
     _require(content["assumptions"] == list(ASSUMPTIONS), "assumptions", "differ from those of this schema")
     _require(content["noise"] == NOISE, "noise", "differs from that of this schema")
+    for name, shape in content["exposed"]["parameters"].items():
+        whole = isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)
+        _require(whole, f"exposed.parameters.{name}", f"is no shape: {shape!r}")
     d = sum(prod(shape) for shape in content["exposed"]["parameters"].values())
-    _require(content["exposed"]["d"] == d, "exposed.d", f"is {content['exposed']['d']}, but the parameters have {d}")
+    _require(d > 0, "exposed.parameters", "hold no number, so nothing was unlearned")
+    same = type(content["exposed"]["d"]) is int and content["exposed"]["d"] == d
+    _require(same, "exposed.d", f"is {content['exposed']['d']}, but the parameters have {d}")
     sizes = getattr(made, "sizes", None)  # of blocks
     _require(sizes is None or sum(sizes) == d, "mechanism.sizes", f"have {sizes} parameters of {d}")
     for name, digest in content["digests"].items():
         # A loader of someone else's knows no split; a checkpoint's certificate is for no file of its own.
         absent = name in ("split", "released_file") and digest is None
         _require(absent or _is_sha256(digest), f"digests.{name}", f"is no SHA-256: {digest!r}")
+    for name, version in content["software"].items():
+        _require(isinstance(version, str), f"software.{name}", f"is no version: {version!r}")
     return made
 
 
@@ -140,7 +158,8 @@ def _checked_mechanism(constants: Content) -> Mechanism:
 
 
 def _check_account(account: Content, made: Mechanism) -> None:
-    _require(account["steps"] == made.steps, "account.steps", f"is {account['steps']} of {made.steps} certified steps")
+    whole = type(account["steps"]) is int and account["steps"] == made.steps
+    _require(whole, "account.steps", f"is {account['steps']} of {made.steps} certified steps")
     many = f"are {made.steps:,}, but no run takes more than {MOST_STEPS:,}, whose account is recomputed step by step"
     _require(made.steps <= MOST_STEPS, "mechanism.steps", many)
     _close(account["initial_distance"], made.initial_distance(), "account.initial_distance")
@@ -193,6 +212,12 @@ def _read(path: Path) -> Content:
     except Exception as error:
         raise VerificationError("", f"{path} is no readable certificate: {error}") from error
     _require(isinstance(content, dict), "", f"{path} is no certificate")
+    _require(
+        "operator" not in content or "schema" in content,
+        "",
+        f"{path} is the record of a run, no certificate; certified operators write certificate.json beside it, exact "
+        "ones promise by what they do and need none",
+    )
     return dict(content)
 
 

@@ -64,7 +64,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: where the file is no set of weights, or of another architecture; names what differs.
+        ValueError: where the file is no set of weights, or of another architecture; names what differs. Also where the
+            module does not take what it is given, as hooks and overrides of ``load_state_dict`` that skip a head do.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,6 +86,19 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             "use the model configuration those weights were trained with"
         )
     module.load_state_dict(state)
+    kept = next((name for name, tensor in module.state_dict().items() if not _same(tensor, state[name])), None)
+    if kept is not None:
+        raise ValueError(
+            f"{kept} is not what {path} holds although it was loaded: load_state_dict of {type(module).__name__} or a "
+            "hook leaves it out or changes it; let it load all weights, or restore them in another way"
+        )
+
+
+def _same(tensor: Tensor, stored: Tensor) -> bool:
+    """Bit for bit but for the dtype."""
+    return torch.equal(tensor.detach().cpu(), stored.detach().cpu().to(tensor.dtype)) or torch.allclose(
+        tensor.detach().cpu(), stored.detach().cpu().to(tensor.dtype), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

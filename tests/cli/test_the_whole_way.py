@@ -114,11 +114,14 @@ def test_a_certificate_is_verified_with_or_without_its_weights(weights, capsys):
     main(["unlearn", *USUAL, f"--init_from={weights}", *short, "--trainer.default_root_dir=run"])
     files = [f"run/unlearned/{name}" for name in ("certificate.json", "weights.safetensors")]
     capsys.readouterr()
-    main(["verify", files[0]])
-    assert "weights not given" in capsys.readouterr().out
-    for arguments in (files, [files[0], "--weights", files[1]]):
+    for arguments in (files, [files[0], "--weights", files[1]], files[:1]):
         main(["verify", *arguments])
-        assert "weights belong to it" in capsys.readouterr().out
+        assert f"the weights of {files[1]} belong to it" in capsys.readouterr().out
+    Path(files[1]).rename("elsewhere.safetensors")
+    main(["verify", files[0]])
+    assert "no weights given or beside it" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="is the record of a run, no certificate"):
+        main(["verify", "run/unlearned/unlearning.json"])
     with pytest.raises(ValueError, match="these are other weights"):
         main(["verify", files[0], str(weights)])
 

@@ -236,7 +236,7 @@ def test_trained_weights_are_measured_from_the_operators_anchor(planned, weights
     norm = torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).norm().item()
     assert made["start"] == pytest.approx(norm, rel=1e-5)
     assert made["targets"][0]["mechanisms"][0]["kept_of_trained_distance"] == pytest.approx(1e-3 / norm, rel=1e-5)
-    assert f"radius = {norm:.3g} keeps all of it" in " ".join(made["targets"][0]["remedies"])
+    assert f"of the trained distance {norm:.3g} are kept" in " ".join(made["targets"][0]["remedies"])
     assert "trained weights" in shown
 
 

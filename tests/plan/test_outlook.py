@@ -72,7 +72,9 @@ def test_a_start_of_which_the_ball_keeps_little_does_not_survive(start, regime):
     assert found.kept == pytest.approx(1 / start)
     assert found.regime is regime
     if regime is not Regime.SURVIVES:
-        assert f"radius = {start:.3g} keeps all of it" in " ".join(remedies(found))
+        said = " ".join(remedies(found))
+        assert f"of the trained distance {start:.3g} are kept" in said
+        assert "assumes a radius chosen without it" in said
 
 
 def test_a_start_closer_than_the_radius_is_less_signal():

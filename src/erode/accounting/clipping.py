@@ -13,7 +13,8 @@ Reference = Literal["retrained", "anchor", "noise"]
 
 ``retrained``: the same unlearning, applied to a model trained without the forget set;
 ``anchor``: the same unlearning, started at the anchor;
-``noise``: started at the anchor, decay and noise but no gradient, then the same free phase.
+``noise``: started at the anchor, decay and noise but no gradient, then the same free phase; of mechanisms that project
+at each step, one draw of the last step's noise around the anchor, then the same free phase.
 """
 
 

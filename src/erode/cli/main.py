@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import sysconfig
+import traceback
 from collections.abc import Sequence
 
 from .verbs import VERBS, listing
@@ -32,7 +34,7 @@ def console() -> None:
         print("erode: terminated; what was finished is kept, and the same command goes on", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     except _for_people() as error:
-        if os.environ.get("ERODE_TRACEBACK"):
+        if os.environ.get("ERODE_TRACEBACK") or _is_of_other_code(error):
             raise
         sys.exit(f"erode: {error}\n(ERODE_TRACEBACK=1 shows where)")
 
@@ -54,6 +56,18 @@ def _run_lightning(arguments: Sequence[str] | None, verb: str | None) -> None:
 def _for_people() -> tuple[type[BaseException], ...]:
     """Exceptions whose message says all that matters."""
     return (ValueError, OSError, *_lightnings("MisconfigurationException"))
+
+
+def _is_of_other_code(error: BaseException) -> bool:
+    """Whether it went through code of the user and was not raised by us: then where it happened is what matters."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [str(frame.f_globals.get("__name__")).split(".")[0] == "erode" for frame in frames]
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    theirs = [
+        not own and not frame.f_code.co_filename.startswith((*libraries, "<"))
+        for own, frame in zip(ours, frames, strict=True)
+    ]
+    return any(theirs) and not ours[-1]
 
 
 def _lightnings(name: str) -> tuple[type[BaseException], ...]:

@@ -13,6 +13,14 @@ from ..accounting._checks import check_delta, check_positive
 SLACK = 1 + 1e-9
 """Factor on a calibrated σ: rounding of the root must not cost the certificate."""
 
+REFERENCES = {
+    "retrained": "the same unlearning, applied to a model trained without the forget set",
+    "anchor": "the same unlearning, started at the anchor",
+    "noise": "the noisy phase started at the anchor and without gradients, then the same training on retained data",
+    "minimiser": "the exact minimiser of the objective on retained data, plus the same noise",
+}
+"""What the released weights are compared with, in words."""
+
 MOST_STEPS = 10**7
 """Draws of noise that a run may take: ``erode verify`` goes through them one by one, a few microseconds each."""
 
@@ -25,7 +33,7 @@ class Mechanism(ABC):
     start (:meth:`initial_distance`) and drift (:meth:`bounds`); μ, ε and δ follow.
 
     Args:
-        reference: the run that never saw the forget set, by its name in ``erode.certificate.REFERENCES``.
+        reference: the run that never saw the forget set, by its name in ``REFERENCES``.
         steps: T >= 1 draws of noise.
         sigma: σ > 0, standard deviation of each draw per coordinate.
 
@@ -45,6 +53,10 @@ class Mechanism(ABC):
         if type(self.steps) is not int or self.steps < 1:
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
         self.mu()  # whatever else is out of range, the account refuses
+
+    def compared_with(self) -> str:
+        """The reference in words."""
+        return REFERENCES[self.reference]
 
     @abstractmethod
     def bounds(self) -> tuple[float, float]:

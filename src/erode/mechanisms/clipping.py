@@ -146,6 +146,15 @@ class ModelClippingMechanism(BallMechanism):
 
     name = "model_clipping"
 
+    def compared_with(self) -> str:
+        """See the base class. Noise steps without gradients are no reference: their own noise is projected, too.
+
+        So their last projection ends up to C2 from the anchor, and up to 2 C2 from that of the run.
+        """
+        if self.reference == "noise":
+            return "the anchor plus one draw of the last step's noise, then the same training on retained data"
+        return super().compared_with()
+
     def bounds(self) -> tuple[float, float]:
         """Two points of a ball, however far apart they were: nothing of the distance before is left."""
         return 0.0, self.radius if self.reference == "noise" else 2 * self.radius

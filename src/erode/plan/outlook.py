@@ -270,8 +270,9 @@ def _anchor_remedies(outlook: Outlook, weights_norm: float | None) -> list[str]:
     sentences = [close]
     if outlook.start is not None and outlook.start > radius:
         sentences.append(
-            f"a larger radius: {radius:.3g} of the trained distance {outlook.start:.3g} are kept; "
-            f"radius = {outlook.start:.3g} keeps all of it, with that much more noise"
+            f"a larger radius: {radius:.3g} of the trained distance {outlook.start:.3g} are kept, a larger one keeps "
+            "more with that much more noise. That distance was learnt from the forget set too, and the certificate "
+            "assumes a radius chosen without it: take one from training that never saw the forget set"
         )
     return sentences
 
