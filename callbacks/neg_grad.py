@@ -14,7 +14,7 @@ from ..masks import View
 from ..operators import OperatorCard
 from .bases.own_loss import GuardedLoss, logits_of
 from .batches.atom_batches import mean_count
-from .batches.observation import entry
+from .batches.observation import class_map, entry
 
 Reading = Literal["reweighted", "ascent"]
 
@@ -93,10 +93,10 @@ class NegGradSeg(GuardedLoss):
     def loss(self, trainer: Trainer, module: LightningModule, batch: Any) -> tuple[Tensor, int]:
         """One of the two readings."""
         image = entry(batch, self.image_key, "image_key")
-        fine = entry(batch, self.fine_key, "fine_key")
-        coarse = entry(batch, self.coarse_key, "coarse_key")
+        fine = class_map(entry(batch, self.fine_key, "fine_key"), image)
+        coarse = class_map(entry(batch, self.coarse_key, "coarse_key"), image)
         logits = logits_of(module, image)
         self.guard.see(logits, fine)
 
         share = functools.partial(mean_count, trainer)
-        return self._loss(logits, fine.long(), coarse.long(), share), len(image)
+        return self._loss(logits, fine, coarse, share), len(image)

@@ -52,7 +52,7 @@ class SpuriousInformationMonitor(Callback):
     Args:
         num_classes: K, background included.
         image_key: where a batch keeps images ``[B, C, *spatial]``: a key, or a position in a tuple.
-        mask_key: where it keeps fine masks, integer ``[B, *spatial]`` or ``[B, 1, *spatial]``.
+        fine_key: where it keeps fine masks, integer ``[B, *spatial]`` or ``[B, 1, *spatial]``.
         artefact_key: where it keeps artefact maps, shaped alike (0 = none, 255 = not annotated); None = there
             are none, and only Dice is measured.
         counted_key: where it keeps bool ``[B]``, False = copy that must not count; all images count where a
@@ -63,7 +63,7 @@ class SpuriousInformationMonitor(Callback):
             forward does not return logits.
 
     Example:
-        >>> SpuriousInformationMonitor(2, image_key=0, mask_key=1, artefact_key=None).names
+        >>> SpuriousInformationMonitor(2, image_key=0, fine_key=1, artefact_key=None).names
         ('dice_lesion', 'dice_class')
     """
 
@@ -71,12 +71,12 @@ class SpuriousInformationMonitor(Callback):
         self,
         num_classes: int,
         image_key: Key = "image",
-        mask_key: Key = "mask",
+        fine_key: Key = "mask",
         artefact_key: Key | None = "artefact",
         counted_key: Key = "counted",
     ) -> None:
         self.image_key = image_key
-        self.mask_key = mask_key
+        self.fine_key = fine_key
         self.artefact_key = artefact_key
         self.counted_key = counted_key
         self.names = DICE if artefact_key is None else (*SPURIOUS, *DICE)
@@ -130,7 +130,7 @@ class SpuriousInformationMonitor(Callback):
         if dataloader_idx > 0 or not _covers_all(trainer):
             return
         image = entry(batch, self.image_key, "image_key")
-        mask = class_map(entry(batch, self.mask_key, "mask_key"), image)
+        mask = class_map(entry(batch, self.fine_key, "fine_key"), image)
         artefact = None
         if self.artefact_key is not None:
             artefact = class_map(entry(batch, self.artefact_key, "artefact_key (None = Dice only)"), image)

@@ -84,6 +84,24 @@ def test_networks_with_deep_supervision_are_unlearned_too(tmp_path):
     assert weights_digest(module) != before
 
 
+class ChannelFirst(SegmentationModule):
+    """Its masks are [B, 1, H, W], as MONAI's transforms leave them."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return {**batch, **{key: batch[key][:, None] for key in ("mask", "coarse")}}
+
+
+@pytest.mark.parametrize("reading", ["reweighted", "ascent"])
+def test_masks_with_a_channel_axis_are_the_same_masks(reading, tmp_path):
+    start = SegmentationModule(num_classes=3).state_dict()
+    digests = set()
+    for kind in (SegmentationModule, ChannelFirst):
+        module = kind(num_classes=3)
+        module.load_state_dict(start)
+        digests.add(weights_digest(fit(tmp_path / kind.__name__, module, NegGradSeg(reading))))
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

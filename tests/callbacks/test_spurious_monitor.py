@@ -131,7 +131,7 @@ def table(folder):
 
 
 def monitor(**keys):
-    return SpuriousInformationMonitor(3, **{"image_key": 0, "mask_key": 1, "artefact_key": 2, **keys})
+    return SpuriousInformationMonitor(3, **{"image_key": 0, "fine_key": 1, "artefact_key": 2, **keys})
 
 
 @pytest.mark.parametrize("operator_first", [True, False])
@@ -213,8 +213,8 @@ def test_copies_do_not_count(tmp_path, scans):
 
 
 def test_missing_entry_is_named_before_training(tmp_path, scans):
-    with pytest.raises(MisconfigurationException, match=r"entry 'mask'.*positions 0..2.*mask_key"):
-        fit(tmp_path, TheirModule(), scans, monitor(mask_key="mask"))
+    with pytest.raises(MisconfigurationException, match=r"entry 'mask'.*positions 0..2.*fine_key"):
+        fit(tmp_path, TheirModule(), scans, monitor(fine_key="mask"))
 
 
 def test_resumed_run_keeps_its_table(tmp_path, scans):
