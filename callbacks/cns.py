@@ -160,6 +160,7 @@ class CNS(NoisyPhase):
             direction = self.direction(loss, weights)
         for weight, part in zip(weights, unflatten(direction, weights), strict=True):
             weight.grad = part.clone()
+        self._prepared.stop()  # what writes now is this operator; noted anew at the hand-over
         optimizer.step()
         optimizer.zero_grad()
         super().on_train_start(trainer, pl_module)

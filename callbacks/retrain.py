@@ -15,7 +15,7 @@ from ..masks import View
 from ..operators import OperatorCard
 from ..requests.ledger import Ledger, ledger_of_file
 from ..weights import load_weights, weights_digest
-from .bases.operator import UnlearningOperator
+from .bases.operator import WEIGHTS_KEY, UnlearningOperator
 from .guards.anchor_checks import check_history
 from .guards.fresh_start import Before, build_optimizers, stuck
 from .guards.refusals import refuse_memories
@@ -114,6 +114,10 @@ class Retrain(UnlearningOperator):
 
     def resume(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the checkpoint's weights: they have come from the anchor on retained data alone."""
+        if "anchor_weights" not in self._record:
+            raise MisconfigurationException(
+                f"{trainer.ckpt_path} was saved before Retrain had replaced the trained weights; start anew from them"
+            )
         self._constants = self._unreached(module)
 
     def shortfall(self) -> str | None:
@@ -125,6 +129,12 @@ class Retrain(UnlearningOperator):
                     "forget set; let the layer's reset_parameters() set it, or give an anchor that holds it"
                 )
         return super().shortfall()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let no run go on from a buffer that this one would not release."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self.shortfall() is not None:
+            checkpoint.pop(WEIGHTS_KEY, None)
 
     def lineage(self, module: LightningModule) -> Ledger | None:
         """The anchor's."""

@@ -16,7 +16,7 @@ from ...mechanisms import Mechanism
 from ...weights import weights_digest
 from ..batches.served import split_of
 from ..guards.refusals import manual
-from .operator import UnlearningOperator
+from .operator import WEIGHTS_KEY, UnlearningOperator
 
 
 class CertifiedOperator(UnlearningOperator, base=True):
@@ -41,13 +41,6 @@ class CertifiedOperator(UnlearningOperator, base=True):
         self.target = target
         self.seed = seed
         self._shapes: dict[str, list[int]] = {}
-        self._ended_with: str | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the weights that an earlier run ended with."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._ended_with = None
 
     @classmethod
     def refuses(cls, module: nn.Module) -> str | None:
@@ -77,23 +70,15 @@ class CertifiedOperator(UnlearningOperator, base=True):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release the weights, and the certificate beside them."""
         super().on_train_end(trainer, pl_module)
-        self._ended_with = weights_digest(pl_module)
         if self.released and trainer.is_global_zero:
             self._write_certificate(trainer, None)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Note the weights that a run broke off with: what is made of them later has no certificate."""
-        super().on_exception(trainer, pl_module, exception)
-        self._ended_with = weights_digest(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put a certificate for the weights of this moment into the checkpoint."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._record:
-            why_not = self.shortfall()
-            over = self._statistics is None or self._ended_with is not None
-            if why_not is None and over and weights_digest(trainer.lightning_module) != self._ended_with:
-                why_not = "the weights are not those that the run ended with"
+            other = None if WEIGHTS_KEY in checkpoint else "the weights are not those that the run ended with"
+            why_not = self.shortfall() or other
             checkpoint[CHECKPOINT_KEY] = self._certificate(trainer, why_not, released_file=None)
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:

@@ -137,6 +137,7 @@ class HeadOperator(CertifiedOperator, base=True):
         loader: Any = trainer.train_dataloader
         passes = round(objective.read / (loader.batch_size or 1))
         self._record["evaluations_beside_steps"] = passes if self.fixed_effort else None
+        self._prepared.stop()  # what writes now is this operator; noted anew below
         if moved is not None:
             with torch.no_grad():
                 head.copy_(trainer.strategy.broadcast(moved.cpu()).to(head.device))

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
 from torch.nn import Module
-from torch.nn.parameter import Parameter, is_lazy
 from torch.optim import Optimizer
 
 from ...files import write_json
@@ -24,13 +23,15 @@ from ..batches.served import split_of
 from ..guards.forget_guard import ForgetGuard
 from ..guards.fresh_start import check_known, check_saved_as_held
 from ..guards.prepared_weights import PreparedWeights
-from ..guards.refusals import check_averaging, check_callbacks, check_loop
+from ..guards.ranks import other_ranks, together
+from ..guards.refusals import check_averaging, check_callbacks, check_loop, check_shapes, check_takes_steps, no_step
+from ..guards.standing import Standing, check_continuation
 from .early_scores import forget_earlier_runs
 from .release import RECORD_NAME, divergence, holds_release, infinite_buffers, release
 from .running_statistics import RunningStatistics
 
-_WEIGHTS_KEY = "erode_weights"
-"""Of a checkpoint: the digest of all weights, which those that a resumed run starts from must have."""
+WEIGHTS_KEY = "erode_weights"
+"""Of a checkpoint: the digest of all weights, which those that a resumed run starts from must have; absent: none."""
 
 
 class UnlearningOperator(Callback):
@@ -92,7 +93,7 @@ class UnlearningOperator(Callback):
         self._started = 0.0
         self._statistics: RunningStatistics | None = None
         self._guard = ForgetGuard(self)
-        self._parameters: dict[str, Parameter] = {}
+        self._standing = Standing(self._promises)
         self._never_finite: set[str] = set()
         self._prepared = PreparedWeights(type(self).__name__)
         self._saved_weights: str | None = None
@@ -173,6 +174,7 @@ class UnlearningOperator(Callback):
         check_callbacks(_callbacks(trainer), type(self).__name__)
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
         self._prepared.stop()
+        self._standing = Standing(self._promises)
         self._saved_weights = None
         self._batches_before = 0
         self._guard = ForgetGuard(self)
@@ -198,9 +200,8 @@ class UnlearningOperator(Callback):
                 f"give {type(self).__name__}(folder=...) or the Trainer's default_root_dir another place"
             )
         self._release_to = folder
-        lazy = [name for name, parameter in pl_module.named_parameters() if is_lazy(parameter)]
-        if lazy:
-            raise MisconfigurationException(f"{lazy[0]} has no shape yet; pass one batch through the module before fit")
+        check_shapes(pl_module)
+        check_takes_steps(trainer, type(self).__name__)
         if trainer.ckpt_path is not None and not self._resumed:
             # Lightning would restore its optimiser state after us, and that was computed on the forget set.
             raise MisconfigurationException(
@@ -216,24 +217,17 @@ class UnlearningOperator(Callback):
         self._guard.watch(trainer)
         self._never_finite = infinite_buffers(pl_module)
         self._started = time.monotonic()
-        self._parameters = dict(pl_module.named_parameters())
+        self._standing.watch(pl_module)
         self._statistics = RunningStatistics(pl_module)
         identity = self._identity(trainer)
         if self._resumed:
             changed = [key for key, value in identity.items() if self._record.get(key) != value]
-            if changed:
-                raise MisconfigurationException(
-                    f"{trainer.ckpt_path} comes from a run with another {' and '.join(changed)}; "
-                    "resume with the settings and the split of the run that was cut short, or start anew"
-                )
-            if self._promises and self._saved_weights != weights_digest(pl_module):
-                raise MisconfigurationException(
-                    f"the module does not hold the weights that {trainer.ckpt_path} was saved with: the file lacks "
-                    "some of them, or something else was loaded since; save and load all weights, or start anew"
-                )
+            held = weights_digest(pl_module) if self._promises else None
+            check_continuation(trainer.ckpt_path, type(self).__name__, changed, self._saved_weights, held)
             self._statistics.batches = self._batches_before
             self.resume(trainer, pl_module)
             self.note_weights(trainer, pl_module)
+            self._standing.prepared()
             return
         self.remember(trainer, pl_module)
         self._original_digest = weights_digest(pl_module)
@@ -250,10 +244,12 @@ class UnlearningOperator(Callback):
         forget_earlier_runs(trainer)
         self.prepare(trainer, pl_module)
         self.note_weights(trainer, pl_module)
+        self._standing.prepared()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
-        self._prepared.check_first_batch(pl_module)
+        with self._standing.checking():
+            self._prepared.check_first_batch(pl_module)
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         self._guard.see(batch)
@@ -262,7 +258,8 @@ class UnlearningOperator(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Refuse weights that something else wrote since the step before."""
-        self._prepared.check_step()
+        with self._standing.checking():
+            self._prepared.check_step()
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -280,24 +277,25 @@ class UnlearningOperator(Callback):
         try:
             if self._record and not holds_release(self._release_to):
                 self._write_incomplete(trainer, f"{type(exception).__name__}: {exception}")
+            self._standing.break_off(pl_module, lambda: self._check_own(pl_module))
         finally:
             self.put_back(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release weights, split and record."""
-        self._guard.settle()
-        self._prepared.check(pl_module)
-        self._check_parameters(pl_module)
-        if self._promises:
-            check_saved_as_held(pl_module)
+        with self._standing.checking():
+            together(trainer, lambda: self._check_own(pl_module))
         self.finished = True
+        self._standing.end(pl_module)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
         why = self.shortfall() or divergence(pl_module, self._never_finite)
+        elsewhere = other_ranks(trainer, why is not None)
+        why = why or elsewhere
         if why is not None:
             self._write_incomplete(trainer, why)
             return
-        finished = self.finish(trainer, pl_module)
+        finished = together(trainer, lambda: self.finish(trainer, pl_module))
         self.released = not trainer.interrupted
         if trainer.interrupted or not trainer.is_global_zero:
             return
@@ -306,23 +304,33 @@ class UnlearningOperator(Callback):
         release(self._release_to, trainer, pl_module, self._record, finished, per_step, seconds)
         rank_zero_info(f"{type(self).__name__}: released into {self._release_to}")
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where Lightning skipped all training: nothing was released, and silence would pass for success."""
+        if not self.finished:
+            raise no_step(type(self).__name__)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put back what was changed for the run, and end it."""
         self.put_back(trainer, pl_module)
-        self._parameters = {}
+        self._standing.close()
         if self._statistics is not None:
             self._batches_before = self._statistics.batches  # a checkpoint may still be saved
         self._statistics = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save nothing that the run would not release."""
-        self._guard.settle()
-        self._check_parameters(pl_module)
-        checkpoint[_WEIGHTS_KEY] = weights_digest(pl_module)
+        with self._standing.checking():
+            if trainer.state.status == TrainerStatus.RUNNING:
+                together(trainer, lambda: self._check_own(pl_module))
+            else:  # where one process broke off, others do not wait for it
+                self._check_own(pl_module)
+        digest = self._standing.digest(pl_module, self._saved_weights if self._resumed else None)
+        if digest is not None:
+            checkpoint[WEIGHTS_KEY] = digest
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note which weights a run that goes on has to start from."""
-        self._saved_weights = checkpoint.get(_WEIGHTS_KEY)
+        self._saved_weights = checkpoint.get(WEIGHTS_KEY)
 
     def state_dict(self) -> dict[str, Any]:
         """The record so far, plain data."""
@@ -344,15 +352,15 @@ class UnlearningOperator(Callback):
         if trainer.is_global_zero:
             write_json(self._release_to / RECORD_NAME, {**self._record, "completed": False, "why": why})
 
-    def _check_parameters(self, module: LightningModule) -> None:
-        """Refuse other parameters than those that the optimiser was given: training went past them."""
-        now = dict(module.named_parameters())
-        strange = [name for name, own in self._parameters.items() if now.get(name) is not own]
-        if strange or (self._parameters and now.keys() != self._parameters.keys()):
-            raise MisconfigurationException(
-                f"{(strange or ['a parameter'])[0]} was replaced since the run began, so what the module holds is not "
-                "what was trained; let no callback or hook put other tensors into the module's place"
-            )
+    def _check_own(self, module: LightningModule) -> None:
+        """Refuse weights that are not what training on retained data made of them; once released they are anybody's."""
+        self._guard.settle()
+        self._standing.check_parameters(module)
+        if self.finished:
+            return
+        self._prepared.check(module)
+        if self._promises:
+            check_saved_as_held(module)
 
     def _identity(self, trainer: Trainer) -> dict[str, Any]:
         """What may not change between a run and its continuation."""

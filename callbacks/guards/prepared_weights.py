@@ -42,12 +42,7 @@ class PreparedWeights:
         Raises:
             MisconfigurationException: if a parameter holds another value.
         """
-        if self._left is not None and self._left != parameters_digest(module):
-            raise MisconfigurationException(
-                f"something wrote the weights after {self._operator} had prepared them and before the first batch, "
-                "such as a hook that loads weights (on_fit_start, on_train_start …); load trained weights before fit, "
-                "and let reset_parameters() of a layer, or an anchor, set what has to hold in the beginning"
-            )
+        self._check_left(module)
         self._left = None
 
     def check_step(self) -> None:
@@ -59,18 +54,26 @@ class PreparedWeights:
         self._writes.before_step()
 
     def check(self, module: nn.Module) -> None:
-        """Look at the end, where there may have been no batch.
+        """Look between two steps, where there may have been no batch yet: at the end, or before weights are saved.
 
         Raises:
             MisconfigurationException: as the others.
         """
-        self.check_first_batch(module)
+        self._check_left(module)
         self._writes.check()
 
     def stop(self) -> None:
         """Nothing is prepared any more."""
         self._left = None
         self._writes.stop()
+
+    def _check_left(self, module: nn.Module) -> None:
+        if self._left is not None and self._left != parameters_digest(module):
+            raise MisconfigurationException(
+                f"something wrote the weights after {self._operator} had prepared them and before the first batch, "
+                "such as a hook that loads weights (on_fit_start, on_train_start …); load trained weights before fit, "
+                "and let reset_parameters() of a layer, or an anchor, set what has to hold in the beginning"
+            )
 
 
 def parameters_digest(module: nn.Module) -> str:

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 
 PRECISIONS = {
     "16-mixed": "skips steps silently when a gradient overflows",
@@ -229,6 +230,36 @@ def check_loop(module: LightningModule, operator: str) -> None:
             f"{type(module).__name__}.training_step fetches its own batches (dataloader_iter), so {operator} cannot "
             "see whether they hold forget atoms; let it take a batch"
         )
+
+
+def check_shapes(module: Module) -> None:
+    """Refuse lazy layers, which hold no weights before their first batch.
+
+    Raises:
+        MisconfigurationException: naming the first parameter.
+    """
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise MisconfigurationException(f"{name} has no shape yet; pass one batch through the module before fit")
+
+
+def check_takes_steps(trainer: Trainer, operator: str) -> None:
+    """Refuse a run of which Lightning would skip all training, and with it the release.
+
+    Raises:
+        MisconfigurationException: as :func:`no_step`.
+    """
+    if 0 in (trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches):
+        raise no_step(operator)
+
+
+def no_step(operator: str) -> MisconfigurationException:
+    """Why a run without a training step releases nothing."""
+    return MisconfigurationException(
+        f"no training step was taken, and {operator} releases at the end of training; raise max_steps, max_epochs or "
+        "the data's limits (limit_train_batches, an empty loader). A run that is resumed needs steps left to take; "
+        "where no training is wanted, max_steps=1 with a learning rate of 0 leaves the weights as they were prepared"
+    )
 
 
 def check_rounding(weights: Sequence[Tensor], sigma: float) -> None:

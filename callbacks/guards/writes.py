@@ -66,7 +66,8 @@ class Writes:
         if versions(self._weights) != self._versions:
             raise MisconfigurationException(
                 f"something else than an optimiser wrote the weights after {self._operator} had prepared them, such as "
-                "a hook that loads a file or a callback that restores the best weights: they may come from before; "
+                "a hook that loads a file or a callback that restores the best weights, or a step was cut short: they "
+                "may come from before; "
                 "do that in a later fit on the released weights, and limit or average weights inside the optimiser"
             )
 
