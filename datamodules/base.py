@@ -20,6 +20,7 @@ from .contents import digest_of_cases
 from .dataset import Item, MaskDataset
 from .loading import forget_sampler, loader, training_sampler
 from .overlay import OVERLAY_FLAG, Overlay
+from .randomness import random_parts
 from .splitting import make_split, read_split
 from .validation import validate_cases
 
@@ -52,7 +53,7 @@ class MaskDataModule(LightningDataModule, ABC):
         overlay: paint known artefacts on the images of all parts; ``flag`` and the artefact masks then speak of
             them, and of nothing else.
         cache: keep images in memory once they are read.
-        num_workers: loader processes.
+        num_workers: loader processes; of effect on numbers only where a transform is random, for each draws its own.
 
     Raises:
         DataError: from :meth:`prepare_data`, naming each file that cannot be used and the remedy.
@@ -256,6 +257,7 @@ class MaskDataModule(LightningDataModule, ABC):
             "batch_size": self.batch_size,
             "flips": self.flips,
             "transform": self._transform_settings,
+            **({"num_workers": self.num_workers} if self.num_workers and random_parts(self.transform) else {}),
             **({} if self.overlay is None else {"overlay": self.overlay.describe()}),
             **({} if self.split_file is None else {"split": self.split.digest}),
         }

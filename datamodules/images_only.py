@@ -13,6 +13,7 @@ from .augmentation import random_flips
 from .base import MaskDataModule
 from .case import Arrays, Case, Part
 from .dataset import EvaluationSampler, Item
+from .loading import SteadyLoader, own_generator
 
 
 class ImagesOnly(LightningDataModule):
@@ -60,7 +61,14 @@ class ImagesOnly(LightningDataModule):
 
     def _loader(self, dataset: ImageDataset, **options: Any) -> DataLoader[Item]:
         workers = self.data.num_workers
-        return DataLoader(dataset, self.data.batch_size, num_workers=workers, persistent_workers=workers > 0, **options)
+        return SteadyLoader(
+            dataset,
+            self.data.batch_size,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=own_generator(workers),
+            **options,
+        )
 
 
 class ImageDataset(Dataset[Item]):

@@ -64,6 +64,7 @@ def test_every_row_stands_in_the_table_and_in_the_report(finished):
     assert "data:image/png;base64," in page
     assert f"report: {out / 'report.html'}" in printed
     assert len({row["split"] for row in rows}) == 1
+    assert {row["device"] for row in rows} == {"cpu"}
     assert {path.name for path in (out / "weights").iterdir()} == {f"{name}-seed0" for name in DEFAULT_METHODS}
 
 

@@ -118,6 +118,7 @@ def _content(row: Row) -> dict[str, Any]:
         "delta_certified": promise.get("delta"),
         "gradient_evaluations": promise.get("gradient_evaluations", row["steps"]),
         "parameters": row["parameters"],
+        "device": row.get("device"),  # rows of older folders do not say
         "split": row["split"],
         **row["metrics"],
     }

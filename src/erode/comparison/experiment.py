@@ -31,7 +31,7 @@ Factory = Callable[[], SegmentationModule]
 """Makes a fresh module."""
 
 Row = dict[str, Any]
-"""What one run gave: method, title, seed, promise and cost of the operator, metrics, steps, size, seconds, split."""
+"""What one run gave: method, title, seed, promise and cost, metrics, steps, size, seconds, device, split."""
 
 
 class Experiment:
@@ -134,6 +134,7 @@ class Experiment:
             "steps": trainer.global_step + (0 if method.first is None else self.steps - steps),
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
             "seconds": round(seconds, 1),
+            "device": trainer.strategy.root_device.type,
             "split": self.data.split.digest,
         }
 

@@ -66,6 +66,7 @@ class BaselineRows:
             "seed": seed,
             "metrics": evaluated(trainer, module, experiment.data, experiment.evaluate_on),
             "seconds": round(seconds, 1),
+            "device": trainer.strategy.root_device.type,
         }
 
     def _trainer(self, name: str, seed: int, callbacks: Sequence[Callback]) -> Trainer:
