@@ -104,7 +104,7 @@ def traps(
     write_json(out / "traps.json", {"settings": experiment.settings, "correlations": plain, "rows": rows})
     write_text(out / "traps.md", markdown_of(rows, evaluate_on))
     figure = save_figure(traps_figure(rows, type(data).__name__, evaluate_on), out / "traps.png")
-    print_traps(rows, type(data).__name__)
+    print_traps(rows, type(data).__name__, evaluate_on)
     print(f"figure: {figure}")
 
 

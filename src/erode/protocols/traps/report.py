@@ -68,16 +68,15 @@ def markdown_of(rows: Sequence[Row], part: str = "test") -> str:
     table = [f"| {' | '.join(line)} |" for line in (head, marks, *lines)]
     rule = (
         "A gap is what the oracle stands above the coarse model, if that is more than either spreads over seeds. In "
-        "brackets, from five seeds on: 95 % interval of the share, seeds resampled."
+        "brackets, from five seeds on: 95 % interval of the share, paired by seed (Fieller)."
     )
-    whence = f"{part.capitalize()} part, mean ± sd over seeds."
-    return "\n".join([whence, "", *table, "", rule, "", *(f"- {note}" for note in notes_of(rows))]) + "\n"
+    return "\n".join([_whence(part), "", *table, "", rule, "", *(f"- {note}" for note in notes_of(rows))]) + "\n"
 
 
-def print_traps(rows: Sequence[Row], title: str) -> None:
+def print_traps(rows: Sequence[Row], title: str, part: str = "test") -> None:
     """The table and its notes in the terminal."""
     head, *lines = table_of(rows)
-    table = Table(*head, title=title)
+    table = Table(*head, title=title, caption=_whence(part))
     for column in table.columns[1:]:
         column.justify = "right"
     for line in lines:
@@ -86,6 +85,10 @@ def print_traps(rows: Sequence[Row], title: str) -> None:
     console.print(table)
     for note in notes_of(rows):
         console.print(note, highlight=False)
+
+
+def _whence(part: str) -> str:
+    return f"{part.capitalize()} part, mean ± sd over seeds."
 
 
 def _share(rows: Sequence[Row], method: str, metric: str) -> str:
