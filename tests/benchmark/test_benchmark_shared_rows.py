@@ -111,3 +111,18 @@ def test_a_copy_that_was_cut_short_is_made_anew(finished, tmp_path):
         path.name for path in (source / "1" / "weights" / "coarse-seed0").iterdir()
     )
     assert read_state(torn / "weights.safetensors")
+
+
+def test_what_was_deleted_is_not_missed(finished, tmp_path):
+    """Logs may go; a row without its weights is computed, for others start from them."""
+    source, folder = tmp_path / "cells", tmp_path / "cells" / "new"
+    shutil.copytree(finished[0] / "cells" / "1", source / "1")
+    folder.mkdir()
+    for name in ("settings.json", "config.yaml"):
+        shutil.copy(source / "1" / name, folder)
+    shutil.rmtree(source / "1" / "logs")
+    shutil.rmtree(source / "1" / "weights" / "retain_view-seed0")
+    assert take_over(source, folder, "coarse", 0)
+    assert (folder / "weights" / "coarse-seed0" / "weights.safetensors").exists()
+    assert not (folder / "logs").exists()
+    assert not take_over(source, folder, "retain_view", 0)

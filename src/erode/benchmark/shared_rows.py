@@ -22,7 +22,7 @@ ROWS = ("methods", "seeds")
 
 
 def take_over(cells: Path, folder: Path, method: MethodName, seed: int) -> bool:
-    """Copy a row, with its weights and logs, from a cell that it would have come out the same in.
+    """Copy a row, with its weights and what logs are left, from a cell that it would have come out the same in.
 
     Args:
         cells: folder with a folder for each cell.
@@ -43,7 +43,7 @@ def take_over(cells: Path, folder: Path, method: MethodName, seed: int) -> bool:
     wanted = _origin(folder)
     for other in sorted(cells.iterdir()):
         row = other / "rows" / path.name
-        if row.exists() and wanted is not None and _origin(other) == wanted:
+        if row.exists() and (other / "weights" / name).is_dir() and wanted is not None and _origin(other) == wanted:
             stored(path, functools.partial(_copied, row, other, folder, name))
             print(f"seed {seed}: {METHODS[method].title}, as in {other.name}", flush=True)
             return True
@@ -53,7 +53,8 @@ def take_over(cells: Path, folder: Path, method: MethodName, seed: int) -> bool:
 def _copied(row: Path, other: Path, folder: Path, name: str) -> Row:
     for part in ("weights", "logs"):
         shutil.rmtree(folder / part / name, ignore_errors=True)  # what a copy that was cut short left behind
-        shutil.copytree(other / part / name, folder / part / name)
+        if (other / part / name).is_dir():  # logs can be deleted, and take nothing from the row
+            shutil.copytree(other / part / name, folder / part / name)
     content: Row = json.loads(row.read_text(encoding="utf-8"))
     return content
 
