@@ -92,6 +92,7 @@ def test_the_note_promises_bars_only_where_some_are_drawn(results):
 
     every = leakage_figure(results)
     assert (note(every), bars(every)) == (BARS + SPREAD, 2 * 2 * 5)
+    assert note(leakage_figure(results.assign(part="val"))) == "Val part. " + BARS + SPREAD
     one_seed = leakage_figure(results[results["seed"] == 0])
     assert (note(one_seed), bars(one_seed)) == (NO_BARS + SPREAD, 0)
     failed = (results["method"] == "scrub") & (results["seed"] > 0)

@@ -72,6 +72,7 @@ def test_every_row_stands_in_the_results_once_with_its_digest(finished):
     assert not results.duplicated(["task", "method", "seed"]).any()
     assert {"dice_lesion", "leakage", "s_global", "membership_auc", "gradient_evaluations"} <= {*results.columns}
     assert set(results["device"]) == {"cpu"}
+    assert set(results["part"]) == {"test"}
     assert "seconds" not in results
     assert (pd.read_csv(finished[0] / "timings.csv")["seconds"] >= 0).all()
     assert json.loads((finished[0] / "failures.json").read_text()) == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erode.benchmark.tables import latex, markdown, table_of
+from erode.benchmark.tables import latex, markdown, promise_of, table_of
 
 
 @pytest.fixture
@@ -61,3 +61,25 @@ def test_a_method_that_failed_for_some_seeds_says_so(results, timings):
     lost = (results["method"] == "scrub") & (results["seed"] == 1)
     text = markdown(results[~lost], timings[~lost])
     assert text.count("| SCRUB (1 of 2 seeds) | none | 0.500 |") == 2
+
+
+def test_of_runs_that_promise_differently_the_least_stands_in_the_table(results, timings):
+    cell = results[results["data"] == "c"]
+
+    def promises(method, **columns):
+        runs = cell[cell["method"] == method].assign(**columns)
+        return table_of(runs, timings)[1][1]
+
+    assert promises("retain_view", guarantee=["exact", "approximate"]) == "none"
+    assert promises("retain_view", guarantee=["approximate", "exact"]) == "none"
+    weaker = {"epsilon_certified": [1.0, 2.0], "delta_certified": [1e-5, 1e-7]}
+    assert promises("gradient_clipping", **weaker) == "(2, 1e-05)"
+    mixed = {"guarantee": ["exact", "certified"], "epsilon_certified": [0.0, 1.0], "delta_certified": [0.0, 1e-7]}
+    assert promises("gradient_clipping", **mixed) == "(1, 1e-07)"
+    assert promise_of(cell[cell["method"] == "scrub"].assign(guarantee=["exact", np.nan])) is None
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_tables_name_the_part_that_was_evaluated_on(results, timings, part):
+    for text in (markdown(results.assign(part=part), timings), latex(results.assign(part=part), timings)):
+        assert text.count(f"{part.capitalize()} part; seeds 0, 1; mean ± sample standard deviation") == 2

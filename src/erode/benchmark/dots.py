@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from ..pictures import COLOURS, INK, new_figure
-from .tables import cells_of
+from .tables import cells_of, promise_of, whence
 
 KINDS = {"control": "#777777", "approximate": COLOURS[1], "exact": COLOURS[0], "certified": COLOURS[2]}
 """What a method promises, in the order of the lines, with its colour; controls unlearn nothing."""
@@ -71,7 +71,9 @@ def leakage_figure(results: pd.DataFrame) -> Figure | None:
         axis.set_visible(False)
     handles = [_handle(kind) for kind in KINDS if kind in kinds.values()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8.5, frameon=False)
-    figure.supxlabel(textwrap.fill(note_of(runs), round(16 * width)), fontsize=8, color=INK)
+    part = whence(pd.concat([cell for _, cell in cells]))
+    note = f"{part}. {note_of(runs)}" if part else note_of(runs)
+    figure.supxlabel(textwrap.fill(note, round(16 * width)), fontsize=8, color=INK)
     return figure
 
 
@@ -85,10 +87,9 @@ def kind_of(runs: pd.DataFrame) -> str:
         >>> kind_of(pd.DataFrame({"guarantee": ["exact", "approximate"], "title": "PCMU"}))
         'approximate'
     """
-    if runs["guarantee"].isna().any() or runs["title"].str.startswith("control:").any():
+    if runs["title"].str.startswith("control:").any():
         return "control"
-    promised = set(runs["guarantee"])
-    return str(promised.pop()) if len(promised) == 1 else "approximate"
+    return promise_of(runs) or "control"
 
 
 def note_of(runs: Collection[int]) -> str:

@@ -25,7 +25,7 @@ Config = dict[str, Any]
 
 RESERVED = {
     "method", "title", "seed", "guarantee", "epsilon_certified", "delta_certified", "gradient_evaluations",
-    "parameters", "device", "split", "configuration", "seconds", *(name for name, _ in COLUMNS),
+    "parameters", "device", "split", "part", "configuration", "seconds", *(name for name, _ in COLUMNS),
 }  # fmt: skip
 """Columns of the results that an axis of the same name would be overwritten by."""
 

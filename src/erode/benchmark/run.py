@@ -102,7 +102,14 @@ def write_results(cells: list[Cell], out: Path) -> tuple[pd.DataFrame, pd.DataFr
                 if path.exists():
                     row: Row = json.loads(path.read_text(encoding="utf-8"))
                     key = {**cell.values, "method": method, "title": row["title"], "seed": seed}
-                    rows.append({**key, **_content(row), "configuration": cell.digest(method, seed, settings)})
+                    rows.append(
+                        {
+                            **key,
+                            **_content(row),
+                            "part": settings["evaluated on"],
+                            "configuration": cell.digest(method, seed, settings),
+                        }
+                    )
                     times.append({**key, "seconds": row["seconds"]})
     results, timings = pd.DataFrame(rows), pd.DataFrame(times)
     for frame, name in ((results, "results.csv"), (timings, "timings.csv")):

@@ -17,6 +17,9 @@ from ..report.table import mean_and_sd
 IDENTITY = ("method", "title", "seed")
 """Columns of the results file that follow the axes."""
 
+WEAKEST_FIRST = ("approximate", "certified", "exact")
+"""What operators promise, the least first."""
+
 
 def axes_of(results: pd.DataFrame) -> list[str]:
     """The axes of the grid: the columns before the method."""
@@ -79,7 +82,7 @@ def markdown(results: pd.DataFrame, timings: pd.DataFrame) -> str:
         lines = table_of(cell, timings)
         rule = ["---", "---", *["---:"] * (len(lines[0]) - 2)]
         body = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
-        parts.append(f"### {name}\n\n{_seeds(cell)}\n\n{body}")
+        parts.append(f"### {name}\n\n{_heading(cell)}\n\n{body}")
     return "\n\n".join(parts)
 
 
@@ -91,7 +94,7 @@ def latex(results: pd.DataFrame, timings: pd.DataFrame) -> str:
         head, *body = [" & ".join(line) + r" \\" for line in lines]
         columns = "ll" + "r" * (len(lines[0]) - 2)
         parts.append(
-            f"% {name}; {_seeds(cell)}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\n\\midrule\n"
+            f"% {name}; {_heading(cell)}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\n\\midrule\n"
             + "\n".join(body)
             + "\n\\bottomrule\n\\end{tabular}"
         )
@@ -104,18 +107,44 @@ def write_tables(results: pd.DataFrame, timings: pd.DataFrame, out: Path) -> Non
         write_text(out / name, text + "\n")
 
 
+def promise_of(runs: pd.DataFrame) -> str | None:
+    """What a method promises: the least of what its runs do; None where one unlearnt nothing.
+
+    Args:
+        runs: rows of one method, at least one.
+
+    Example:
+        >>> promise_of(pd.DataFrame({"guarantee": ["exact", "approximate"]}))
+        'approximate'
+    """
+    promised = set(runs["guarantee"])
+    return None if runs["guarantee"].isna().any() else min(promised, key=WEAKEST_FIRST.index)
+
+
+def whence(results: pd.DataFrame) -> str:
+    """The part of the data that the numbers come from, as the start of a sentence; empty where no row tells.
+
+    Example:
+        >>> whence(pd.DataFrame({"part": ["val", "val"]}))
+        'Val part'
+    """
+    parts = dict.fromkeys(results["part"].dropna()) if "part" in results else {}
+    return f"{' and '.join(parts).capitalize()} part" if parts else ""
+
+
 def _promise(runs: pd.DataFrame) -> str:
-    guarantee = runs["guarantee"].iloc[0]
-    if guarantee == "certified":
-        epsilon, delta = (rounded_up(runs[name].iloc[0]) for name in ("epsilon_certified", "delta_certified"))
+    guarantee = promise_of(runs)
+    if guarantee == "certified":  # by the seed that promises least
+        epsilon, delta = (rounded_up(runs[name].max()) for name in ("epsilon_certified", "delta_certified"))
         return f"({epsilon}, {delta})"
-    return {"exact": "exact", "approximate": "none"}.get(guarantee, "–")
+    return {"exact": "exact", "approximate": "none"}.get(guarantee or "", "–")
 
 
-def _seeds(cell: pd.DataFrame) -> str:
+def _heading(cell: pd.DataFrame) -> str:
     seeds: Sequence[int] = sorted(set(cell["seed"]))
     which = ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(map(str, seeds))
-    return f"{which}; {'mean ± sample standard deviation' if len(seeds) > 1 else 'one seed, so no spread'}"
+    spread = "mean ± sample standard deviation" if len(seeds) > 1 else "one seed, so no spread"
+    return "; ".join(filter(None, (whence(cell), which, spread)))
 
 
 def _escaped(text: str) -> str:
