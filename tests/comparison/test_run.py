@@ -175,6 +175,24 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     assert json.loads((out / "weights" / "fine_tune-seed0" / "unlearning.json").read_text())["completed"] is True
 
 
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_only_the_part_that_is_evaluated_on_is_looked_at(part, tmp_path, monkeypatch):
+    """Who chooses on validation images sees no test image, in numbers or in pictures."""
+    source, drawn = data(), []
+    gallery = compare.__globals__["gallery_figure"]
+
+    def watched(samples, names):
+        drawn.extend(sample.title for sample in samples)
+        return gallery(samples, names)
+
+    monkeypatch.setitem(compare.__globals__, "gallery_figure", watched)
+    printed = run(tmp_path / "out", source=source, methods=["coarse"], steps=1, evaluate_on=part)
+    assert drawn
+    assert set(drawn) <= {case.id for case in source.part(part)}
+    for text in (printed, (tmp_path / "out" / "report.html").read_text()):
+        assert f"{part.capitalize()} part, fine masks" in text
+
+
 def test_a_certified_row_tells_its_guarantee(tmp_path):
     methods = ("coarse", "gradient_clipping", "same_noise", "output_perturbation", "retain_view")
     run(tmp_path / "out", methods=methods, steps=12)

@@ -130,7 +130,7 @@ def test_what_the_data_do_not_tell_is_left_out(files, tmp_path):
     table = (tmp_path / "out" / "measures.md").read_text()
     assert "linear probe" not in table
     assert found["left out"].keys() == {"auroc_balanced", "auroc_inverted", "sweep"}
-    assert "- AUROC, balanced test set: left out, no image has a known artefact flag (class 1: " in table
+    assert "- AUROC, balanced held-out set: left out, no image has a known artefact flag (class 1: " in table
     assert "- AUROC over other rates of the artefact: left out, the test set has no image with y=" in table
 
 

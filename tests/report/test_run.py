@@ -72,7 +72,11 @@ def comparison(tmp_path):
         {"method": m, "title": t, "seed": s, "metrics": {"dice": d, "auroc": None}, "seconds": 3.0}
         for m, t, s, d in [("a", "A", 0, 0.25), ("b", EVIL, 0, 0.5), ("a", "A", 1, 0.75), ("b", EVIL, 1, 0.5)]
     ]
-    content = {"settings": {"steps": 600}, "columns": [["dice", "Dice"], ["auroc", "AUROC"]], "rows": rows}
+    content = {
+        "settings": {"steps": 600, "evaluated on": "test"},
+        "columns": [["dice", "Dice"], ["auroc", "AUROC"]],
+        "rows": rows,
+    }
     (folder / "comparison.json").write_text(json.dumps(content))
     save_figure(curves_figure([Panel("t", "u", {"a": ([1], [1.0])})]), folder / "samples.png")
     return folder
@@ -92,6 +96,15 @@ def test_comparison_page_has_mean_and_sd_over_seeds(comparison):
     assert "0.500 ± 0.000" in page.text
     assert "–" in page.text  # AUROC was never defined
     assert sum(tag == "img" for tag, _ in page.tags) == 2
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_comparison_page_names_the_part_that_was_evaluated_on(comparison, part):
+    content = json.loads((comparison / "comparison.json").read_text())
+    content["settings"]["evaluated on"] = part
+    (comparison / "comparison.json").write_text(json.dumps(content))
+    text = Page(report(comparison)).text
+    assert [f"{name} part, fine masks" in text for name in ("Test", "Val")] == [part == "test", part == "val"]
 
 
 @pytest.mark.parametrize("kind", ["run", "comparison"])

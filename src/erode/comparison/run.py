@@ -61,7 +61,7 @@ def compare(
         steps: gradient steps of each row.
         seeds: one repetition each.
         methods: rows, in the order given; a row that starts from another's weights needs that one before it.
-        evaluate_on: the part that the numbers come from; make every choice on ``val``.
+        evaluate_on: the part that numbers and pictures come from; make every choice on ``val``.
         accelerator: see Lightning's Trainer.
         precision: see Lightning's Trainer.
         epsilon: ε of certified rows.
@@ -81,7 +81,7 @@ def compare(
     write_json(out / "comparison.json", {"settings": experiment.settings, "columns": COLUMNS, "rows": rows})
     experiment.draw_split(seeds[0])
     draw_predictions(experiment, methods, seeds[0])
-    print_table(rows, COLUMNS)
+    print_table(rows, COLUMNS, evaluate_on)
     print(f"report: {report(out)}")
 
 
@@ -102,12 +102,16 @@ def check_order(methods: Sequence[MethodName], present: Collection[MethodName] =
 
 
 def draw_predictions(experiment: Experiment, methods: Sequence[MethodName], seed: int) -> Path:
-    """Draw what each row predicts on the same test images: one of each class with, one without an artefact."""
+    """Draw what each row predicts on the same images of the part that numbers come from.
+
+    One image of each class with, one without an artefact.
+    """
     data = experiment.data
-    cases = data.dataset("test").cases
+    dataset = data.dataset(experiment.evaluate_on)
+    cases = dataset.cases
     groups = [(case.label, case.flags.get(data.flag)) for case in cases]
     chosen = sorted(i for group in set(groups) for i in [n for n, g in enumerate(groups) if g == group][:1])
-    batch = default_collate([data.dataset("test")[index] for index in chosen])
+    batch = default_collate([dataset[index] for index in chosen])
     predictions = {"coarse mask": batch["coarse"], "fine mask": batch["mask"]}
     for name in methods:
         module = experiment.module(name, seed)

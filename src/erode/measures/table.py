@@ -37,8 +37,8 @@ LINES: tuple[tuple[str, str, str], ...] = (
     ("s_global", "S_global [nats]", "0"),
     ("auroc", "AUROC", "1"),
     ("auroc_robust", "robust AUROC", "1"),
-    ("auroc_balanced", "AUROC, balanced test set", "as AUROC"),
-    ("auroc_inverted", "AUROC, inverted test set", "as AUROC"),
+    ("auroc_balanced", "AUROC, balanced held-out set", "as AUROC"),
+    ("auroc_inverted", "AUROC, inverted held-out set", "as AUROC"),
     ("group_dice_worst", "lesion Dice of the worst group (y, s)", "as of the best"),
     ("gap_mean", "IoU gap, common minus rare groups", "0"),
     ("group_worst_flip", "foreground with another class, worst group", "0"),
@@ -71,7 +71,7 @@ def notes(left_out: Mapping[str, str]) -> list[str]:
 
     Example:
         >>> notes({"auroc_balanced": "no image has a known artefact flag"})
-        ['AUROC, balanced test set: left out, no image has a known artefact flag']
+        ['AUROC, balanced held-out set: left out, no image has a known artefact flag']
     """
     return [f"{TITLES.get(name, name)}: left out, {reason}" for name, reason in left_out.items()]
 

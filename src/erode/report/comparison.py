@@ -34,6 +34,7 @@ def comparison_sections(run: Path, out: Path) -> tuple[list[Section], Missing]:
     content = read_json(path)
     try:
         rows, columns, settings = content["rows"], content["columns"], content["settings"]
+        part = settings["evaluated on"].capitalize()
         body = table_rows(rows, columns)
         seeds = sorted({row["seed"] for row in rows})
         chart = save_figure(chart_figure(rows, columns), out / DRAWN) if rows else None
@@ -45,7 +46,7 @@ def comparison_sections(run: Path, out: Path) -> tuple[list[Section], Missing]:
     spread = "mean ± sample standard deviation over seeds" if len(seeds) > 1 else "one seed, so no spread"
     header = ["method", *(title for _, title in columns), "seconds"]
     result = paragraph(
-        "Test part, fine masks; every row has the last weights of its run. S_global is 0 for empty masks "
+        f"{part} part, fine masks; every row has the last weights of its run. S_global is 0 for empty masks "
         "too: read it together with Dice and leakage."
     )
     result += table(header, body, f"{which}: {spread}")

@@ -10,15 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 
-def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]]) -> None:
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]], part: str) -> None:
     """Print one line per method.
 
     Args:
         rows: as ``erode compare`` writes them: ``method``, ``title``, ``seed``, ``metrics``, ``seconds``.
         columns: metric and title of each column; ``s_global`` is shown with its bootstrap interval where the
             rows hold one and there is one seed.
+        part: of the data, that the numbers come from.
     """
-    table = Table("method", *(title for _, title in columns), "seconds")
+    caption = f"{part.capitalize()} part, fine masks, mean ± sd over seeds."
+    table = Table("method", *(title for _, title in columns), "seconds", caption=caption)
     for column in table.columns[1:]:
         column.justify = "right"
     for method in dict.fromkeys(row["method"] for row in rows):

@@ -47,7 +47,8 @@ def write_report(out: Path, rows: Sequence[Row], positive: str) -> str:
     Returns:
         The Markdown page.
     """
-    page = "\n\n".join([curve_table(rows), f"Recall of class “{positive}”.", *subgroup_tables(rows)]) + "\n"
+    whence = "Test part, mean ± sd over seeds; thresholds from the validation part."
+    page = "\n\n".join([whence, curve_table(rows), f"Recall of class “{positive}”.", *subgroup_tables(rows)]) + "\n"
     write_text(out / "classification.md", page)
     write_text(out / "classification.csv", _metrics_csv(rows))
     write_text(out / "subgroups.csv", _subgroups_csv(rows))
