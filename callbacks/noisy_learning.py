@@ -17,6 +17,7 @@ from ..mechanisms import NoisySGDMechanism
 from ..ridge import RidgeHead, noisy_sgd
 from ..weights import state_digest
 from .bases.head_operator import head_of
+from .batches.observation import run_folder
 from .guards.refusals import check_setup
 from .noise.keyed_noise import KeyedNoise, shared_secret
 
@@ -158,7 +159,7 @@ class NoisyLearning(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write where the process stands."""
-        folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer) if self.folder is None else Path(self.folder)
         if self._process is None or not trainer.is_global_zero:
             return
         if head_digest(head_of(pl_module, type(self).__name__)) != self._process.weights:

@@ -19,6 +19,7 @@ from ...masks import View
 from ...operators import Effort, OperatorCard
 from ...requests import Ledger
 from ...weights import weights_digest
+from ..batches.observation import run_folder
 from ..batches.served import split_of
 from ..guards.forget_guard import ForgetGuard
 from ..guards.fresh_start import check_known, check_saved_as_held
@@ -192,8 +193,7 @@ class UnlearningOperator(Callback):
         if len(operators) > 1:
             names = ", ".join(type(operator).__name__ for operator in operators)
             raise MisconfigurationException(f"{names} in one run: keep one operator per fit")
-        # Every process asks, and asks here: Lightning broadcasts log_dir, so one that asked alone would wait for ever.
-        folder = self._folder or Path(trainer.log_dir or trainer.default_root_dir) / "unlearned"
+        folder = self._folder or run_folder(trainer) / "unlearned"
         if holds_release(folder):
             raise MisconfigurationException(
                 f"{folder} already holds an unlearning run, and nothing is overwritten; "

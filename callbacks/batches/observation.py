@@ -24,8 +24,17 @@ Weights = Mapping[str, Tensor]
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Where this run's files stand. Lightning broadcasts the answer: every process has to ask."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    """Where this run's files stand, none of another run's. Every process has to ask: rank 0 tells all others.
+
+    Loggers without a folder for each run, such as Weights & Biases', give the one above; the run's lies in it as
+    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` calls it, by name and version.
+    """
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    first = trainer.loggers[0] if trainer.loggers else None
+    if first is None or first.log_dir is not None:
+        return folder
+    parts = [part for part in (first.name, first.version) if part is not None]
+    return folder.joinpath(*map(str, trainer.strategy.broadcast(parts)))
 
 
 def entry(batch: Any, key: Key, argument: str) -> Any:

@@ -334,6 +334,8 @@ def test_wandb_gets_summary_and_artefact(tmp_path, monkeypatch):
     fit(Module(), tmp_path, GradientClipping(steps=STEPS), logger=logger)
     assert logger.experiment.summary["certificate"]["epsilon"] == 1.0
     assert logger.experiment.summary["certificate"]["issued"] is True
+    # A folder of its own, where ModelCheckpoint would write, too: runs of one save_dir do not meet.
+    verify(tmp_path / logger.name / logger.version / "unlearned" / "certificate.json")
     logger.experiment.finish()
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     patience = time.monotonic() + 60  # W&B's service writes after finish() has returned, if it is busy
