@@ -1,6 +1,7 @@
 """The page says what the folder holds, needs nothing else, and lets no file speak HTML."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -134,6 +135,15 @@ def test_cut_short_run_is_said_to_release_nothing(run):
     text = Page(report(run)).text
     assert "nothing was released" in text
     assert "never saw the forget set" not in text
+
+
+def test_the_folder_of_the_release_is_that_of_its_run(run):
+    assert report(run / "unlearned") == run / "report.html"
+
+
+def test_a_folder_above_a_run_names_it(run):
+    with pytest.raises(ValueError, match=rf"holds nothing to report.*within it lie .*{re.escape(str(run))}"):
+        report(run.parent)
 
 
 def test_nothing_to_report_names_the_remedy(tmp_path):

@@ -11,6 +11,9 @@ from .run import run_sections
 
 __all__ = ["report"]
 
+RELEASED = "unlearning.json"
+"""The record of an operator stands in the folder of what it released."""
+
 
 def report(run: Path, out: Path | None = None) -> Path:
     r"""Write one self-contained HTML page about a run folder of ``erode fit``, ``unlearn`` or ``compare``.
@@ -19,7 +22,7 @@ def report(run: Path, out: Path | None = None) -> Path:
     what it does not. Curves are also left as PNG beside the page.
 
     Args:
-        run: folder of a run.
+        run: folder of a run, or that of the weights it released.
         out: the page; None = ``report.html`` in the folder.
 
     Returns:
@@ -39,6 +42,8 @@ def report(run: Path, out: Path | None = None) -> Path:
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"no folder {run}; give the run folder that erode printed when it started")
+    if (run / RELEASED).is_file():
+        run = run.parent
     out = run / "report.html" if out is None else Path(out)
     compares = (run / "comparison.json").is_file()
     sections, missing = comparison_sections(run, out.parent) if compares else run_sections(run, out.parent)
@@ -46,8 +51,16 @@ def report(run: Path, out: Path | None = None) -> Path:
         expected = ", ".join(name for name, _ in missing)
         raise ValueError(
             f"{run} holds nothing to report (looked for {expected}); give the folder of one run of "
-            "erode fit or unlearn (such as runs/unlearn-0), or the out folder of erode compare"
+            "erode fit or unlearn (such as runs/unlearn-0), the log folder of a run of your own, or the out folder of "
+            f"erode compare{_runs_within(run)}"
         )
     kind = "Comparison" if compares else "Run"
     content = page(f"{kind}: {run.resolve().name}", sections, missing)
     return write_text(out, content)
+
+
+def _runs_within(folder: Path) -> str:
+    """Names the folders below that would do."""
+    inner = [path.parent for path in folder.rglob("metrics.csv")] + [path.parents[1] for path in folder.rglob(RELEASED)]
+    names = sorted({str(path) for path in inner})
+    return f"; within it lie {', '.join(names[:5])}" if names else ""
