@@ -72,7 +72,7 @@ class ForgetAtoms(Dataset[dict[str, Any]]):
     def __init__(self, cases: Sequence[Case], members: int, data: MaskDataModule) -> None:
         self._cases, self._members = cases, members
         self._read, self._coarsening = data.pixels, data.coarsening
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(_group(case) for case in cases))}
+        numbers = _group_numbers(cases)
         self._clusters = [numbers[_group(case)] for case in cases]
 
     def __len__(self) -> int:
@@ -143,8 +143,8 @@ def loss_attack(data: MaskDataModule, network: nn.Module, seed: int = 0, bootstr
         bootstrap: resamples for the intervals; 1 where only the values are wanted.
 
     Returns:
-        The attack over images, each scored by the mean log-likelihood of its forget atoms; None where the data have
-        nothing to compare (:func:`comparable_cases`).
+        The attack over images, each scored by the mean log-likelihood of its forget atoms; intervals take the images of
+        a group (patients) for one draw. None where the data have nothing to compare (:func:`comparable_cases`).
 
     Source:
         Yeom et al. 2018; theory §8.
@@ -155,10 +155,16 @@ def loss_attack(data: MaskDataModule, network: nn.Module, seed: int = 0, bootstr
         return None
     metric = MembershipInference(bootstrap=bootstrap, seed=seed)
     device = next(network.parameters()).device
+    chosen = {case.id for side in compared for case in side}
+    sides = [
+        (dataset, [place for place, case in enumerate(dataset.cases) if case.id in chosen])
+        for dataset in data.forget_data()
+    ]
+    cases = [dataset.cases[place] for dataset, places in sides for place in places]
+    groups = _group_numbers(cases)
+    clusters = torch.tensor([groups[_group(case)] for case in cases])
     number = 0
-    for member, dataset, cases in zip((True, False), data.forget_data(), compared, strict=True):
-        chosen = {case.id for case in cases}
-        places = [place for place, case in enumerate(dataset.cases) if case.id in chosen]
+    for member, (dataset, places) in zip((True, False), sides, strict=True):
         for batch in DataLoader(Subset(dataset, places), batch_size=data.batch_size, num_workers=data.num_workers):
             size = len(batch["mask"])
             metric.update(
@@ -167,9 +173,15 @@ def loss_attack(data: MaskDataModule, network: nn.Module, seed: int = 0, bootstr
                 member=torch.full((size,), member),
                 image=torch.arange(number, number + size),
                 stratum=batch["label"],
+                cluster=clusters[number : number + size],
             )
             number += size
     return metric.result().image
+
+
+def _group_numbers(cases: Sequence[Case]) -> dict[str, int]:
+    """A number for each group, in the order in which the cases name them."""
+    return {group: number for number, group in enumerate(dict.fromkeys(_group(case) for case in cases))}
 
 
 def _group(case: Case) -> str:
