@@ -176,7 +176,8 @@ class ImageFolderDataModule(MaskDataModule):
         if self.table is None or self.incomplete_column is None:
             return frozenset()
         said = read_table(self.table, self.id_column)[self.incomplete_column]
-        return frozenset(str(id) for id, value in said.items() if value not in ("", "0"))
+        # A column of whole numbers with gaps is one of floats to most programs that write tables.
+        return frozenset(str(id) for id, value in said.items() if value not in ("", "0", "0.0"))
 
     def _divide(self, cases: list[Case]) -> list[Case]:
         """Divide by fractions; evaluation needs fine masks, so images without one stay in training."""
@@ -240,7 +241,9 @@ class ImageFolderDataModule(MaskDataModule):
     def _flags(self, id: str, row: Mapping[str, str], paths: Mapping[str, Path]) -> dict[str, int]:
         if not self.flag_columns:
             artefact = self._peek(paths.get("artefact"), None)
-            return {} if artefact is None else {"any": int(artefact.any())}
+            if artefact is None or (id in self._incomplete and not artefact.any()):
+                return {}  # an empty mask that leaves artefacts out shows nothing of whether there are any
+            return {"any": int(artefact.any())}
         named = {column: row[column] for column in self.flag_columns if row[column] != ""}
         wrong = [column for column, value in named.items() if value not in ("0", "1")]
         if wrong:

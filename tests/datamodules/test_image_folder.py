@@ -212,6 +212,24 @@ def test_beyond_incomplete_outlines_artefacts_are_unknown(folder):
     assert leakage.compute()["leak_any"] == 1
 
 
+def test_an_incomplete_outline_that_shows_nothing_says_nothing(folder):
+    """Without flag columns the mask tells the flag, unless it is empty and leaves artefacts out."""
+    table = folder / "table.csv"
+    head, *rows = table.read_text().splitlines()
+    said = [["", "0", "0.0", "1", "1.0"][i % 5] for i in range(len(rows))]
+    table.write_text("\n".join([f"{head},missing", *(f"{row},{x}" for row, x in zip(rows, said, strict=True))]))
+    told = ImageFolderDataModule(folder, incomplete_column="missing", **{**TABLE, "flag_columns": ()})
+    plain = ImageFolderDataModule(folder, **{**TABLE, "flag_columns": ()})
+    seen = set()
+    for case, whole, word in zip(told.cases(), plain.cases(), said, strict=True):
+        empty = whole.flags == {"any": 0}
+        assert case.flags == ({} if empty and word in ("1", "1.0") else whole.flags)
+        unknown = (told.read(case).artefact == UNKNOWN_ARTEFACT).any()
+        assert unknown == (word in ("1", "1.0"))
+        seen.add((empty, word))
+    assert {(True, "1.0"), (False, "1.0"), (True, "0.0"), (False, "0.0")} <= seen
+
+
 @pytest.fixture
 def radiographs(real_data) -> Path:
     return real_data("cxr_devices")
