@@ -23,6 +23,7 @@ from ..lightning_modules.fresh import describe_fresh
 from ..rows import claim, number, stored
 from ..weights import load_weights, save_weights
 from .methods import METHODS, Method, MethodName, Task
+from .networks import fitting
 from .trainer import evaluated, row_trainer
 
 EvaluatedPart = Literal["test", "val"]
@@ -39,7 +40,7 @@ class Experiment:
 
     Args:
         data: any DataModule of ours; None = the embedded :class:`~erode.datamodules.SyntheticDermoscopy`.
-        model: makes a fresh module; None = the default network with the classes of the data.
+        model: makes a fresh module; None = the default network with the classes, channels and dimensions of the data.
         out: folder for rows, weights and logs.
         steps: gradient steps of each row.
         evaluate_on: the part that the numbers come from.
@@ -68,7 +69,9 @@ class Experiment:
         validations: int = 0,
         wandb_group: str | None = None,
     ) -> None:
-        self.data, self.model = with_defaults(data, model)
+        self.data = data or SyntheticDermoscopy()
+        self.data.prepare_data()  # names all files that cannot be used, before one of them is read
+        self.model = model or default_model(self.data)
         self.out = out
         self.steps = steps
         self.evaluate_on = evaluate_on
@@ -78,7 +81,6 @@ class Experiment:
         self.delta = delta
         self.validations = validations
         self.wandb_group = wandb_group
-        self.data.prepare_data()
         self.settings = settings_of(self.data, self.model, steps, evaluate_on, precision, epsilon, delta, validations)
         claim(out, self.settings, "comparison")
 
@@ -218,12 +220,9 @@ class Experiment:
         return dict(zip(("membership_auc", "membership_tpr"), map(number, found), strict=True))
 
 
-def with_defaults(data: MaskDataModule | None, model: Factory | None) -> tuple[MaskDataModule, Factory]:
-    """Data and model of an experiment that was given none: the embedded data, the default network for the classes."""
-    data = data or SyntheticDermoscopy()
-    return data, model or functools.partial(
-        SegmentationModule, class_names=data.class_names, num_classes=data.num_classes
-    )
+def default_model(data: MaskDataModule) -> Factory:
+    """The default network with the classes, channels and dimensions of the data."""
+    return functools.partial(SegmentationModule, **fitting(data))
 
 
 def settings_of(
@@ -240,7 +239,8 @@ def settings_of(
 
     Arguments are those of :class:`Experiment`.
     """
-    data, model = with_defaults(data, model)
+    data = data or SyntheticDermoscopy()
+    model = model or default_model(data)
     return {
         "data": data.describe(),
         "model": describe_fresh(model),

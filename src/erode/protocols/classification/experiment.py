@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, seed_everything
 
+from ...comparison.networks import fitting
 from ...datamodules import LabelledSubset, MaskDataModule, SyntheticDermoscopy
 from ...files import write_json
 from ...lightning_modules import ImageClassifier, SegmentationModule
@@ -78,7 +79,8 @@ def classify(
     Args:
         data: any DataModule of ours whose images differ in class; None = the embedded
             :class:`~erode.datamodules.SyntheticDermoscopy`.
-        model: makes a fresh segmentation; None = the default network with the classes of the data.
+        model: makes a fresh segmentation; None = the default network with the classes, channels and dimensions of
+            the data.
         classifier: makes a fresh image classifier; None = the default one.
         out: folder for everything.
         fractions: of the training images that are labelled, in (0, 1].
@@ -94,12 +96,12 @@ def classify(
             segmentation that it starts from, the models rank different classes, or the classifier trains twice.
     """
     data = data or SyntheticDermoscopy()
-    names = data.class_names
-    model = model or functools.partial(SegmentationModule, class_names=names, num_classes=len(names))
-    classifier = classifier or functools.partial(ImageClassifier, class_names=names, num_classes=len(names))
     check_once(arms=arms, seeds=seeds, fractions=fractions)
     _check_order(arms)
     data.prepare_data()
+    options = fitting(data)
+    model = model or functools.partial(SegmentationModule, **options)
+    classifier = classifier or functools.partial(ImageClassifier, **options)
     positive = _check_models(model(), classifier())
     judge = Judge(data, positive)
     labelled = {(f, seed): labelled_ids(data, f, seed) for f in fractions for seed in seeds}
@@ -129,7 +131,7 @@ def classify(
             compute = functools.partial(_run, name, fraction, seed, ids, data, make, judge, out, run)
             rows.append(stored(out / "rows" / f"{key}.json", compute))
     write_json(out / "classification.json", {"settings": settings, "rows": rows})
-    print(write_report(out, rows, names[positive]))
+    print(write_report(out, rows, data.class_names[positive]))
 
 
 def _run(

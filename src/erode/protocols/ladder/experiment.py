@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import seed_everything
 from torch.utils.data import DataLoader
 
+from ...comparison.networks import fitting
 from ...datamodules import MaskDataModule, SaabSynthetic
 from ...files import write_json
 from ...lightning_modules import ImageClassifier, SegmentationModule
@@ -20,7 +21,6 @@ from ...metrics import CoarseContent
 from ...objectives import GroupDRO, JustTrainTwice
 from ...pictures import save_figure
 from ...rows import check_once, claim, number, stored
-from ..networks import fitting
 from .figure import ladder_figure
 from .report import markdown_table, print_ladder, write_csv
 from .rungs import Robust, Rung, rungs
@@ -55,7 +55,7 @@ def ladder(
 
     Args:
         data: any DataModule of ours that makes its coarse masks; None = the recipe of the source.
-        model: makes a fresh segmentation module; None = the default network with the classes of the data.
+        model: makes a fresh segmentation module; None = one that fits the data.
         classifier: makes a fresh classifier; None = likewise.
         out: folder for rows, tables and the figure.
         windows: specificities r of windows, larger = finer; 1 = the whole image is positive.
@@ -74,14 +74,14 @@ def ladder(
         ValueError: if ``out`` holds another ladder, or the data bring coarse masks of their own.
     """
     data = data or SaabSynthetic(flips=False)
+    steps_up = rungs(windows, box, half_widths, objectives)
+    data.recoarsen(steps_up[0].coarsening)
+    data.prepare_data()
     options = fitting(data)
     makers: dict[bool, Factory] = {
         True: model or functools.partial(SegmentationModule, **options),
         False: classifier or functools.partial(ImageClassifier, **options),
     }
-    steps_up = rungs(windows, box, half_widths, objectives)
-    data.recoarsen(steps_up[0].coarsening)
-    data.prepare_data()
     settings = {
         "data": {key: value for key, value in data.describe().items() if key != "coarsening"},
         "model": describe_fresh(makers[True]),

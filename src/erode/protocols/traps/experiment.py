@@ -10,6 +10,7 @@ from typing import Literal
 from rich.console import Console
 
 from ...comparison import METHODS, Experiment, MethodName, check_order, weights_of
+from ...comparison.networks import fitting
 from ...correlations import correlation_table
 from ...datamodules import MaskDataModule, SyntheticDermoscopy, artefact_correlations
 from ...datamodules.case import Part
@@ -18,7 +19,6 @@ from ...lightning_modules import ImageClassifier, SegmentationModule
 from ...lightning_modules.fresh import describe_fresh
 from ...pictures import save_figure
 from ...rows import check_once, claim
-from ..networks import fitting
 from .baselines import BASELINES, DEFAULT_BASELINES, BaselineName, artefacts_to_hide, check_baselines
 from .figure import traps_figure
 from .report import markdown_of, print_traps
