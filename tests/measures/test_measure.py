@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from sklearn.metrics import jaccard_score, roc_auc_score
 
+from erode.callbacks.batches.bottleneck import find_bottleneck
 from erode.certificate import Account, Target, VerificationError, certificate, save_certificate
 from erode.cli import main
 from erode.datamodules import SyntheticDermoscopy
@@ -18,7 +19,13 @@ from erode.measures.certified import claimed
 from erode.measures.held_out import ranked_class
 from erode.measures.table import sweep_figure
 from erode.mechanisms import OutputPerturbationMechanism
-from erode.metrics import balanced_subset, certified_interval, pixel_indistinguishability
+from erode.metrics import (
+    LinearProbe,
+    balanced_subset,
+    certified_interval,
+    pixel_indistinguishability,
+    pooled_features,
+)
 from erode.subjects import restored
 from erode.weights import read_state, save_weights, state_digest
 
@@ -316,3 +323,24 @@ def test_the_command_as_people_give_it(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "retrained again" in shown
     assert "S_global [nats]" in shown
+
+
+def test_windows_of_an_image_give_their_mean_to_the_probe(tmp_path):
+    """A sliding window passes several times: each image has the mean over its own windows."""
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        paths.append(saved(tmp_path / f"net{seed}", SegmentationModule(num_classes=3)))
+    module = SegmentationModule(num_classes=3, patch_size=(16, 16))
+    source = data(train_images=8, val_images=12)
+    values = run(tmp_path / "out", source, module, weights=paths[0], reference=paths[1])["values"]
+    network = restored(module, paths[0])
+    layer = find_bottleneck(network, image_shape=(3, 32, 32)).name
+    probe = LinearProbe()
+    for item in source.dataset("val"):
+        starts = [(i, j) for i in (0, 12, 16) for j in (0, 12, 16)]  # a quarter overlaps
+        windows = torch.stack([item["image"][:, i : i + 16, j : j + 16] for i, j in starts])
+        with torch.inference_mode(), pooled_features(network.network, layer.removeprefix("network.")) as features:
+            network.network(windows)
+        probe.update(features[0].mean(0, keepdim=True), item["flag"][None])
+    assert values["unlearnt"]["probe_auroc"] == pytest.approx(float(probe.compute()), abs=1e-9)

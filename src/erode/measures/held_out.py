@@ -191,9 +191,26 @@ def look(
         for batch in data.val_dataloader() if part == "val" else data.test_dataloader():
             logits = [view.logits(batch["image"].to(device)) for view in views]
             expected = logits[place].argmax(1)
-            for view, own, pooled in zip(views, logits, features, strict=True):
-                view.update(own, pooled.pop().cpu(), expected, batch)
+            for view, own, passes in zip(views, logits, features, strict=True):
+                view.update(own, _of_images(passes, view, batch["image"].to(device)).cpu(), expected, batch)
     return views
+
+
+def _of_images(passes: list[Tensor], view: HeldOut, image: Tensor) -> Tensor:
+    """Features ``[B, D]`` of a batch from the passes that it took, which are forgotten.
+
+    A module that looks at an image several times, window by window, gives the mean over all looks. Whose windows stand
+    in which pass is its own affair, so such images pass once more, one by one.
+    """
+    if len(passes) == 1 and len(passes[0]) == len(image):
+        return passes.pop()
+    found = []
+    for index in range(len(image)):
+        passes.clear()
+        view.logits(image[index : index + 1])
+        found.append(torch.cat(passes).mean(0))
+    passes.clear()
+    return torch.stack(found)
 
 
 def ranked_class(network: LightningModule, num_classes: int) -> int:
