@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,12 @@ class Case:
     flags: Mapping[str, int] = field(default_factory=dict)
     group: str = ""
     paths: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def group_number(self) -> int:
+        """A number of 63 bits of its group, or of the image where it has none: one on all parts and processes."""
+        name = f"group {self.group}" if self.group else f"image {self.id}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class MaskDataset(Dataset[Item]):
             "label": torch.tensor(case.label),
             "flag": torch.tensor(case.flags.get(self._flag, UNKNOWN_FLAG)),
             "flags": {name: torch.tensor(case.flags.get(name, UNKNOWN_FLAG)) for name in self._flags},
+            "group": torch.tensor(case.group_number),
             "id": case.id,
         }
 

@@ -70,7 +70,7 @@ class Evaluation(nn.Module):
         self.foreground_auroc.update(inside, positive, counted=counted)
         self.robust_foreground_auroc.update(inside, positive, batch["flag"], counted=counted)
         self.leakage.update(prediction, mask, artefact, counted=counted)
-        self.spurious.update(prediction, mask, artefact, counted=counted)
+        self.spurious.update(prediction, mask, artefact, counted=counted, cluster=batch.get("group"))
 
     def compute(self) -> dict[str, Tensor]:
         """Every value under the name it is logged by; NaN where the data does not define it."""

@@ -35,6 +35,14 @@ def test_every_key_is_required_in_its_shape_and_type(key):
             check_batch({**batch, key: value}, num_classes=2)
 
 
+def test_a_group_may_be_absent_but_is_a_number_per_image():
+    batch = make_batch(4, 6)
+    check_batch({**batch, "group": torch.tensor([7, 7])}, num_classes=2)
+    for wrong in (["north", "south"], torch.zeros(2), torch.zeros(3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"batch\['group'\] must be torch.int64 of shape \[2\] .*leave it out"):
+            check_batch({**batch, "group": wrong}, num_classes=2)
+
+
 @pytest.mark.parametrize("image", [None, torch.zeros(2, 4, 6), torch.zeros(2, 3, 4, 6, dtype=torch.float16)])
 def test_the_image_comes_first(image):
     with pytest.raises(ValueError, match=r"batch\['image'\] must be a float32 tensor"):

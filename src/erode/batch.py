@@ -51,8 +51,10 @@ FIELDS: dict[str, Field] = {
     "flag": Field(torch.int64, False, "1 = the image shows an artefact, 0 = it does not, UNKNOWN_FLAG"),
     "counted": Field(torch.bool, False, "False for the copies that pad the last distributed batch"),
 }
-"""Every key but ``image`` (float32 ``[B, C, *spatial]``), ``id`` (list of B strings) and ``flags`` (a dict of all
-artefact flags by name, ``[B]`` each, of which ``flag`` is one; a loader may leave it out)."""
+"""Every key but ``image`` (float32 ``[B, C, *spatial]``), ``id`` (list of B strings) and two that a loader may leave
+out: ``flags`` (a dict of all artefact flags by name, ``[B]`` each, of which ``flag`` is one) and ``group`` (int64
+``[B]`` >= 0, the same number for images of one patient in all batches and parts, by which intervals are resampled;
+without it each image counts as independent)."""
 
 
 def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
@@ -84,6 +86,14 @@ def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
                 f"batch['{key}'] must be {field.dtype} of shape {list(shape)} ({field.meaning}), "
                 f"got {value.dtype} of shape {list(value.shape)}"
             )
+    group = batch.get("group")
+    if group is not None and (
+        not isinstance(group, Tensor) or group.dtype != torch.int64 or group.shape != image.shape[:1]
+    ):
+        raise ValueError(
+            f"batch['group'] must be torch.int64 of shape [{len(image)}] (a number for the patient, by which intervals "
+            "are resampled); leave it out, or give it another name if it means something else"
+        )
     for key in ("mask", "coarse", "label"):
         if bool((batch[key] < 0).any()) or bool((batch[key] >= num_classes).any()):
             raise ValueError(

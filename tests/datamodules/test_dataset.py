@@ -44,6 +44,20 @@ def test_what_nobody_annotated_is_marked_unknown():
     check_batch(default_collate([item]), num_classes=2)
 
 
+def test_images_of_a_group_have_its_number_in_every_part_and_others_their_own():
+    def item(id, part, group=""):
+        arrays = Arrays(np.zeros((1, 8, 8), np.float32), mask=np.eye(8, dtype=np.int64))
+        return MaskDataset([Case(id, 1, part, group=group)], lambda _: arrays, DiskDilation(1), View.FINE)[0]
+
+    items = [item("a", "train", "p"), item("b", "val", "p"), item("c", "val", "q"), item("d", "val"), item("p", "val")]
+    numbers = default_collate(items)["group"]
+    assert numbers.dtype == torch.int64
+    assert bool((numbers >= 0).all())
+    assert numbers[0] == numbers[1]
+    assert len(numbers.unique()) == 4  # an image called "p" is not the patient "p"
+    assert numbers[0] == 6566441841794709830  # and on every machine
+
+
 def test_a_case_without_any_mask_is_named():
     dataset = MaskDataset(
         [Case("scan 7", 1, "train")], lambda _: Arrays(np.zeros((1, 8, 8), np.float32)), DiskDilation(1), View.COARSE

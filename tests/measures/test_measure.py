@@ -1,6 +1,7 @@
 """The verb: numbers against an independent count, what the data lack is left out, and wrong files are refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -344,3 +345,19 @@ def test_windows_of_an_image_give_their_mean_to_the_probe(tmp_path):
             network.network(windows)
         probe.update(features[0].mean(0, keepdim=True), item["flag"][None])
     assert values["unlearnt"]["probe_auroc"] == pytest.approx(float(probe.compute()), abs=1e-9)
+
+
+def test_patients_share_no_half_of_the_probe_and_are_resampled_as_wholes(files, tmp_path):
+    class Patients(SyntheticDermoscopy):
+        def cases(self):
+            return [replace(case, group=f"{case.part}-{int(case.id[-5:]) // 3}") for case in super().cases()]
+
+    patients = Patients(size=32, train_images=24, val_images=24, test_images=8, batch_size=5, fine_fraction=0.25)
+    alone, together = (
+        run(tmp_path / name, source, weights=files[0], reference=files[1])["values"]["unlearnt"]
+        for name, source in (("alone", data()), ("together", patients))
+    )
+    same = ("s_global", "membership_auc", "membership_tpr")
+    assert [alone[name] for name in same] == [together[name] for name in same]
+    for name in ("probe_auroc", "s_global_high", "membership_auc_low", "membership_tpr_high"):
+        assert alone[name] != together[name]

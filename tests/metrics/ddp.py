@@ -61,6 +61,9 @@ def make_metrics(**kwargs):
         "group_accuracy": (GroupAccuracy(3, **kwargs), ("guesses", "labels", "flags")),
         "group_dice": (GroupDice(3, **kwargs), ("pred", "mask", "labels", "flags")),
         "group_outcome": (GroupForegroundOutcome(3, **kwargs), ("pred", "mask", "labels", "flags")),
+        "clustered_interval": (GlobalSpuriousInformation(3, bootstrap=25, **kwargs), spurious),
+        "clustered_content": (CoarseContent(bootstrap=25, **kwargs), ("picture", "mask", "coarse", "artefact")),
+        "clustered_probe": (LinearProbe(**kwargs), ("features", "flags")),
         "group_iou": (GroupIoU(3, [1, 0], **kwargs), ("pred", "mask", "labels", "flags")),
         "radial": (RadialDice(rings=3, width=1.5, **kwargs), ("pred", "mask")),
     }
@@ -91,7 +94,8 @@ def evaluate(indices, counted, **kwargs):
     for name, (metric, keys) in make_metrics(**kwargs).items():
         for start in range(0, len(indices), BATCH):
             part, real = indices[start : start + BATCH], counted[start : start + BATCH]
-            metric.update(*(data[key][part] for key in keys), counted=real)
+            clusters = {"cluster": data["cluster"][part]} if name.startswith("clustered_") else {}
+            metric.update(*(data[key][part] for key in keys), counted=real, **clusters)
         value = metric.compute()
         values[name] = dict(value) if isinstance(value, dict) else {"value": value}
         if isinstance(metric, GlobalSpuriousInformation | CoarseContent):

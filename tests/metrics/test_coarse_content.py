@@ -162,3 +162,18 @@ def test_without_a_lesion_nothing_is_defined():
     metric.update(torch.rand(2, 3, 4, 4), nothing, nothing, nothing)
     content = vars(metric.result())
     assert all(np.isnan(value).all() for value in content.values())
+
+
+def test_intervals_resample_patients():
+    """Copies of an image that are one cluster tell as much as the image alone, whatever their numbers and order."""
+    pictures = maps(4, images=8)
+    alone, numbered, clustered = (CoarseContent(bootstrap=100) for _ in range(3))
+    alone.update(*pictures)
+    numbered.update(*pictures, cluster=torch.arange(8).flip(0) + 2**62)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    copies = (x.repeat(3, *[1] * (x.ndim - 1))[order] for x in pictures)
+    clustered.update(*copies, cluster=torch.arange(8).repeat(3)[order])
+    expected = alone.result()
+    assert numbered.result() == expected
+    assert clustered.result().interval == pytest.approx(expected.interval, abs=1e-12)
+    assert clustered.result().information == pytest.approx(expected.information, abs=1e-12)

@@ -69,6 +69,47 @@ def test_unknown_flags_and_constant_features_are_left_out():
     assert probe(torch.cat([features, torch.ones(40, 1)], 1), flags) == pytest.approx(probe(features, flags))
 
 
+def patients(count, images, dimensions, seed):
+    """Features and flags of patients, unrelated; images of one patient are nearly copies."""
+    generator = torch.Generator().manual_seed(seed)
+    flags = (torch.randperm(count, generator=generator) % 2).repeat_interleave(images)
+    centres = torch.randn(count, dimensions, generator=generator, dtype=torch.float64).repeat_interleave(images, 0)
+    noise = torch.randn(count * images, dimensions, generator=generator, dtype=torch.float64)
+    return centres + 0.2 * noise, flags, torch.arange(count).repeat_interleave(images)
+
+
+def test_patients_stay_in_one_half():
+    """Features that say nothing of the flag: the probe knows patients by heart, and finds ½ if it may not."""
+    found = {True: [], False: []}
+    for seed in range(30):
+        features, flags, cluster = patients(20, 4, 24, seed)
+        for told in found:
+            metric = LinearProbe()
+            metric.update(features, flags, cluster=cluster if told else None)
+            found[told].append(float(metric.compute()))
+    assert np.mean(found[False]) > 0.95
+    assert np.mean(found[True]) == pytest.approx(0.5, abs=3 * np.std(found[True]) / 30**0.5)
+
+
+def test_halves_share_no_cluster_and_have_the_flags_in_equal_shares():
+    flags = torch.tensor([0, 0, 1, 1, 0, 1] * 4)  # clusters of one flag, of the other, and of both
+    clusters = torch.arange(12).repeat_interleave(2)
+    train, test = LinearProbe()._halves(torch.stack([flags.double(), clusters.double()], 1), clusters)
+    assert not {*train[:, 1].tolist()} & {*test[:, 1].tolist()}
+    assert len(train) == len(test) == 12
+    assert train[:, 0].sum() == test[:, 0].sum() == 6
+
+
+def test_clusters_of_one_image_change_nothing_whatever_their_numbers():
+    features, flags = planted(51, 4, 0.5, seed=6)
+    numbers = torch.randperm(51, generator=torch.Generator().manual_seed(1)) + 2**60
+    metric = LinearProbe()
+    metric.update(features, flags, cluster=numbers)
+    assert float(metric.compute()) == probe(features, flags)
+    with pytest.raises(ValueError, match=r"cluster must be integers \[51\]"):
+        metric.update(features, flags, cluster=numbers[:50])
+
+
 def test_too_few_images_give_no_value():
     assert np.isnan(probe(torch.rand(3, 2), torch.tensor([0, 0, 0])))
     assert np.isnan(probe(torch.rand(2, 2), torch.tensor([0, 1])))

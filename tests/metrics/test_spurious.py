@@ -250,3 +250,37 @@ def test_permutations_refuse_images_of_several_sizes():
     metric.update(*torch.zeros(3, 1, 4, dtype=torch.long))
     with pytest.raises(ValueError, match="4 and 5 pixels"):
         metric.update(*torch.zeros(3, 1, 5, dtype=torch.long))
+
+
+def test_intervals_resample_patients():
+    """Three copies of each image as one cluster tell as much as the images alone; as images of their own, they lie."""
+    generator = torch.Generator().manual_seed(3)
+    maps = [torch.randint(2, (12, 6, 6), generator=generator) for _ in range(3)]
+    alone, numbered, copied, clustered = (GlobalSpuriousInformation(2, bootstrap=200) for _ in range(4))
+    alone.update(*maps)
+    numbered.update(*maps, cluster=torch.arange(12).flip(0) + 2**62)
+    order = torch.randperm(36, generator=generator)  # in batches that do not keep clusters together
+    copies, cluster = [x.repeat(3, 1, 1)[order] for x in maps], torch.arange(12).repeat(3)[order]
+    copied.update(*copies)
+    for half in (slice(18), slice(18, None)):
+        clustered.update(*(x[half] for x in copies), cluster=cluster[half])
+    expected = alone.result()
+    assert numbered.result().interval == expected.interval
+    assert float(clustered.result().value) == pytest.approx(float(expected.value), abs=1e-12)
+    assert clustered.result().interval == pytest.approx(expected.interval, abs=1e-12)
+    width = expected.interval[1] - expected.interval[0]
+    low, high = copied.result().interval
+    assert high - low < 0.7 * width
+
+
+def test_patients_with_more_images_count_for_more():
+    """The estimate is a mean over images; one patient with all of them says nothing of the spread."""
+    pred, mask, artefact = (x.repeat(5, 1) for x in population((1, 0.2, 0.4)))
+    metric = GlobalSpuriousInformation(2, bootstrap=50)
+    metric.update(pred, mask, artefact, cluster=torch.zeros(5, dtype=torch.int64))
+    assert all(math.isnan(end) for end in metric.result().interval)
+    metric.update(pred, mask, artefact)  # five more, each alone
+    low, high = metric.result().interval
+    assert low == pytest.approx(float(metric.result().value)) == pytest.approx(high)  # all images are the same
+    with pytest.raises(ValueError, match="cluster must be integers"):
+        metric.update(pred, mask, artefact, cluster=torch.full((5,), -2))

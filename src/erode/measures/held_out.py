@@ -100,7 +100,7 @@ class HeldOut:
             if metric is not None:
                 metric.update(prediction, mask, labels, flags, counted=counted)
         self._radial.update(prediction, mask, counted=counted)
-        self._probe.update(features, flags, counted=counted)
+        self._probe.update(features, flags, counted=counted, cluster=batch.get("group"))
         self._completeness.update(prediction, expected, counted=counted)
         self.slices.update(prediction, mask, batch["artefact"], counted=counted)
         self._scores.append(mean_probability(logits.softmax(1))[counted, self._positive_class])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
+from .clusters import joined, kept_clusters, numbered
 from .counts import artefact_values, check_shapes, count_cells, fuse, keep_counted
 from .gathering import RowsMetric
 from .information import deviance_residuals, root_interval, table_information
@@ -51,7 +52,8 @@ class CoarseContent(RowsMetric):
     labels that a model will be trained on. Images are those with a lesion. Pixels whose artefact is not annotated are
     left out of all but tightness and variance.
 
-    The interval resamples images and reaches 0 (`root_interval`).
+    The interval resamples images, or clusters of them (patients) where `update` is told of them, and reaches 0
+    (`root_interval`).
 
     Args:
         bootstrap: resamples.
@@ -77,15 +79,23 @@ class CoarseContent(RowsMetric):
     full_state_update = False
 
     rows: list[Tensor]
+    clusters: list[Tensor]
 
     def __init__(self, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bootstrap, self.confidence, self.seed = bootstrap, confidence, seed
         self._result: Content | None = None
         self.add_rows("rows", torch.float64, dimensions=2)
+        self.add_rows("clusters", torch.int64)
 
     def update(
-        self, image: Tensor, mask: Tensor, coarse: Tensor, artefact: Tensor, counted: Tensor | None = None
+        self,
+        image: Tensor,
+        mask: Tensor,
+        coarse: Tensor,
+        artefact: Tensor,
+        counted: Tensor | None = None,
+        cluster: Tensor | None = None,
     ) -> None:
         """Count a batch.
 
@@ -95,12 +105,15 @@ class CoarseContent(RowsMetric):
             coarse: class of the coarse mask ``[B, *spatial]``, integer.
             artefact: ``[B, *spatial]``, 0 = none, ``UNKNOWN_ARTEFACT`` = not annotated.
             counted: bool ``[B]``, False = padding, left out.
+            cluster: integer ``[B]`` >= 0 of images that belong together, such as the patient, or -1 for an image
+                alone; None = each alone. Only the interval depends on it.
 
         Raises:
-            ValueError: for maps of other shapes.
+            ValueError: for maps of other shapes, or such clusters.
         """
         check_shapes(mask=mask, coarse=coarse, artefact=artefact)
-        image, mask, coarse, artefact = keep_counted(counted, image, mask, coarse, artefact)
+        cluster = kept_clusters(cluster, mask)
+        image, mask, coarse, artefact, cluster = keep_counted(counted, image, mask, coarse, artefact, cluster)
         values = artefact_values(artefact, 2)  # 0 = not annotated
         codes = fuse((coarse > 0, 2), (values, 3), (mask > 0, 2))
         tables = count_cells(codes, 12, by="image").view(-1, 12).double()
@@ -110,12 +123,16 @@ class CoarseContent(RowsMetric):
         centre = pixels.mean(2, keepdim=True)
         moments = [((pixels - centre) ** power * inside).sum(2) for power in (1, 2)]
         rows = torch.cat([tables, centre.flatten(1), *moments], dim=1)
-        self.rows.append(rows[(mask > 0).flatten(1).any(1)])
+        lesion = (mask > 0).flatten(1).any(1)
+        self.rows.append(rows[lesion])
+        self.clusters.append(cluster[lesion])
 
     def compute(self) -> Tensor:
         """I(S;Y|Ỹ=1) in nats per pixel, 0-dim float64; `result` holds the rest."""
         rows = dim_zero_cat(self.rows).cpu() if len(self.rows) else torch.zeros(0, 15, dtype=torch.float64)
-        rows = rows[torch.from_numpy(np.lexsort(rows.numpy().T))]
+        clusters = numbered(dim_zero_cat(self.clusters).cpu()) if len(rows) else torch.zeros(0, dtype=torch.int64)
+        order = torch.from_numpy(np.lexsort((clusters.numpy(), *rows.numpy().T)))
+        rows, clusters = rows[order], clusters[order]
         channels = (rows.shape[1] - 12) // 3
         cells = rows[:, :12].view(-1, 2, 3, 2)  # image, Ỹ, S (not annotated, no, yes), Y
         total, known = cells.sum(0), cells[:, :, 1:].sum(0)
@@ -125,7 +142,7 @@ class CoarseContent(RowsMetric):
             published, exact = (float(spurious_information_closed_form(gamma, w)) for w in (share, inside))
         else:
             published = exact = 0.0 if gamma == 1 and float(known.sum()) else float("nan")
-        value, interval = self._information(cells[:, 1, 1:])
+        value, interval = self._information(cells[:, 1, 1:], clusters)
         self._result = Content(
             tightness=gamma,
             artefact_share=share,
@@ -146,14 +163,15 @@ class CoarseContent(RowsMetric):
         assert self._result is not None
         return self._result
 
-    def _information(self, tables: Tensor) -> tuple[float, tuple[float, float]]:
+    def _information(self, tables: Tensor, clusters: Tensor) -> tuple[float, tuple[float, float]]:
         """Information of the pixels ``[N, S, Y]`` of all images, in nats per pixel, and its interval."""
-        annotated = tables[tables.sum((1, 2)) > 0]
+        known = tables.sum((1, 2)) > 0
+        annotated = joined(tables[known].flatten(1), clusters[known]).view(-1, 2, 2)
         if not len(annotated):
             return float("nan"), (float("nan"), float("nan"))
         whole = annotated.sum(0)
         value = float(table_information(whole) / whole.sum())
-        if len(annotated) < 2:  # one image says nothing of the spread between images
+        if len(annotated) < 2:  # one image or patient says nothing of the spread between them
             return value, (float("nan"), float("nan"))
         generator = torch.Generator().manual_seed(self.seed)
         draws = torch.randint(len(annotated), (self.bootstrap, len(annotated)), generator=generator)

@@ -16,6 +16,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from ..batch import UNKNOWN_FLAG
 from .auroc import mann_whitney_auroc
+from .clusters import first_places, kept_clusters, numbered
 from .counts import canonical_order, keep_counted
 from .gathering import RowsMetric
 
@@ -98,11 +99,12 @@ class LinearProbe(RowsMetric):
 
     A ridge logistic regression (`ridge_logistic`) is fitted to standardised features of one half of the
     images, drawn at random within each flag, and tested on the other half. ½ = the artefact cannot be read
-    linearly.
+    linearly. Clusters of images (patients), of which `update` may be told, stay in one half: those of either flag, and
+    those of both, are halved each by themselves.
 
     Unlearning certified on outputs alone may leave the artefact in the features. But an *untrained* network
     passes a large artefact through as well: the value to compare with is the probe on the retrained model, not
-    ½. Give images that are independent, or the two halves share patients.
+    ½. Name the clusters of images that are not independent, or the two halves share patients.
 
     Args:
         penalty: λ, the ridge on weights of standardised features.
@@ -129,6 +131,7 @@ class LinearProbe(RowsMetric):
 
     features: list[Tensor]
     flags: list[Tensor]
+    clusters: list[Tensor]
 
     def __init__(self, penalty: float = 1.0, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -137,23 +140,28 @@ class LinearProbe(RowsMetric):
         self.penalty, self.seed = penalty, seed
         self.add_rows("features", torch.float64, dimensions=2)
         self.add_rows("flags", torch.int64)
+        self.add_rows("clusters", torch.int64)
 
-    def update(self, features: Tensor, flags: Tensor, counted: Tensor | None = None) -> None:
+    def update(
+        self, features: Tensor, flags: Tensor, counted: Tensor | None = None, cluster: Tensor | None = None
+    ) -> None:
         """Keep the features of a batch.
 
         Args:
             features: float ``[B, D]``, say from `pooled_features`.
             flags: ``[B]``, 1 = the image shows an artefact, 0 = it does not, ``UNKNOWN_FLAG`` = left out.
             counted: bool ``[B]``, False = padding, left out.
+            cluster: integer ``[B]`` >= 0 of images that belong together, such as the patient, or -1 for an image
+                alone; None = each alone.
 
         Raises:
-            ValueError: for other shapes or flags, or features that are not finite.
+            ValueError: for other shapes, flags or clusters, or features that are not finite.
         """
         if features.ndim != 2 or flags.shape != features.shape[:1]:
             raise ValueError(
                 f"features must be [B, D] and flags [B], got {list(features.shape)} and {list(flags.shape)}"
             )
-        features, flags = keep_counted(counted, features, flags)
+        features, flags, cluster = keep_counted(counted, features, flags, kept_clusters(cluster, flags))
         if not bool(((flags >= UNKNOWN_FLAG) & (flags <= 1)).all()):
             raise ValueError(f"flags must be -1, 0 or 1 per image, got {flags.tolist()}")
         if not bool(features.isfinite().all()):
@@ -161,13 +169,16 @@ class LinearProbe(RowsMetric):
         known = flags != UNKNOWN_FLAG
         self.features.append(features[known].detach().double())
         self.flags.append(flags[known].long())
+        self.clusters.append(cluster[known])
 
     def compute(self) -> Tensor:
-        """AUROC on the second half, 0-dim float64; NaN with fewer than two images of either flag."""
+        """AUROC on the second half, 0-dim float64; NaN with fewer than two images or clusters of either flag."""
         if not len(self.features):
             return torch.tensor(torch.nan, dtype=torch.float64)
-        rows = torch.cat([dim_zero_cat(self.flags)[:, None].double(), dim_zero_cat(self.features)], dim=1)
-        train, test = self._halves(canonical_order(rows).cpu())
+        flags, clusters = dim_zero_cat(self.flags), numbered(dim_zero_cat(self.clusters))
+        rows = torch.cat([flags[:, None], dim_zero_cat(self.features), clusters[:, None]], dim=1)
+        rows = canonical_order(rows).cpu()
+        train, test = self._halves(rows[:, :-1], rows[:, -1].long())
         if not 0 < float(train[:, 0].sum()) < len(train):
             return torch.tensor(torch.nan, dtype=torch.float64)
         mean, spread = train[:, 1:].mean(0), train[:, 1:].std(0, correction=0)
@@ -177,13 +188,26 @@ class LinearProbe(RowsMetric):
         scores = ((test[:, 1:] - mean) / scale) @ torch.from_numpy(weights)
         return mann_whitney_auroc(scores[test[:, 0] == 1], scores[test[:, 0] == 0])
 
-    def _halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Two halves with the flags in equal shares; an odd image goes to the test."""
+    def _halves(self, rows: Tensor, clusters: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Two halves with the flags in equal shares and whole clusters; an odd one goes to the test."""
+        clusters = torch.arange(len(rows)) if clusters is None else clusters
+        first, flags = first_places(clusters), rows[:, 0].long()
+        lowest = torch.ones_like(first).scatter_reduce(0, clusters, flags, "amin")
+        highest = torch.zeros_like(first).scatter_reduce(0, clusters, flags, "amax")
         generator = torch.Generator().manual_seed(self.seed)
         halves: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for flag in (0, 1):
-            group = rows[rows[:, 0] == flag]
-            group = group[torch.randperm(len(group), generator=generator)]
-            halves[0].append(group[: len(group) // 2])
-            halves[1].append(group[len(group) // 2 :])
-        return torch.cat(halves[0]), torch.cat(halves[1])
+        for low, high in ((0, 0), (1, 1), (0, 1)):
+            own = ((lowest == low) & (highest == high)).nonzero().flatten()
+            own = own[first[own].argsort()][torch.randperm(len(own), generator=generator)]
+            halves[0].append(own[: len(own) // 2])
+            halves[1].append(own[len(own) // 2 :])
+        train, test = (_rows_of(torch.cat(half), rows, clusters) for half in halves)
+        return train, test
+
+
+def _rows_of(chosen: Tensor, rows: Tensor, clusters: Tensor) -> Tensor:
+    """Rows of the chosen clusters, cluster by cluster."""
+    place = torch.full((int(clusters.max()) + 1 if len(clusters) else 0,), -1)
+    place[chosen] = torch.arange(len(chosen))
+    inside = (place[clusters] >= 0).nonzero().flatten()
+    return rows[inside[place[clusters[inside]].argsort(stable=True)]]

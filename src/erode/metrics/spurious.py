@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ..batch import UNKNOWN_ARTEFACT
+from .clusters import joined, kept_clusters, numbered
 from .counts import (
     artefact_values,
     canonical_order,
@@ -94,13 +95,14 @@ def pixelwise_information(codes: Tensor, num_classes: int, num_artefact_values: 
     return ((table_information(foreground) - miller_madow_bias(foreground)) / images[:, None]).sum(0)
 
 
-def bootstrap_residuals(tables: Tensor, resamples: int, seed: int) -> Tensor:
-    """Deviance residuals of the mean table over images drawn with replacement.
+def bootstrap_residuals(tables: Tensor, resamples: int, seed: int, sizes: Tensor | None = None) -> Tensor:
+    """Deviance residuals of the mean table over images, or clusters of them, drawn with replacement.
 
     Args:
-        tables: pixel counts per image ``[N, K, S, Y]``, in canonical order.
+        tables: pixel counts per image or cluster ``[N, K, S, Y]``, in canonical order.
         resamples: number of resamples R.
         seed: of the draws.
+        sizes: images of each cluster ``[N]``; None = one each.
 
     Returns:
         float64 ``[R, K, S·Y]``.
@@ -109,15 +111,18 @@ def bootstrap_residuals(tables: Tensor, resamples: int, seed: int) -> Tensor:
         >>> bootstrap_residuals(torch.ones(5, 1, 2, 2), resamples=3, seed=0).shape
         torch.Size([3, 1, 4])
     """
-    images = len(tables)
-    flat = tables.flatten(1).double()
+    count = len(tables)
+    sizes = torch.ones_like(tables[:, 0, 0, 0]) if sizes is None else sizes
+    flat = torch.cat([tables.flatten(1), sizes[:, None]], dim=1).double()
     generator = torch.Generator().manual_seed(seed)
     sums = []
     for _ in range(resamples):
-        draw = torch.randint(images, (images,), generator=generator)
+        draw = torch.randint(count, (count,), generator=generator)
         # Counts are whole numbers far below 2**53: this product is exact, whatever the order of summation.
-        sums.append(torch.bincount(draw, minlength=images).double().to(flat.device) @ flat)
-    return deviance_residuals(torch.stack(sums).view(-1, *tables.shape[1:]) / images).flatten(2)
+        sums.append(torch.bincount(draw, minlength=count).double().to(flat.device) @ flat)
+    drawn = torch.stack(sums)
+    means = drawn[:, :-1] / drawn[:, -1:]
+    return deviance_residuals(means.view(-1, *tables.shape[1:])).flatten(2)
 
 
 class GlobalSpuriousInformation(RowsMetric):
@@ -134,11 +139,12 @@ class GlobalSpuriousInformation(RowsMetric):
     interval, because resampled images repeat and repeats bias tables of one pixel beyond repair.
 
     ``bootstrap`` adds an interval for the pooled information from resampled *images*, so pixels may depend on
-    their neighbours. It inverts tests on deviance residuals instead of taking percentiles, and so reaches 0
-    (`root_interval`). ``permutations`` shuffles whole artefact maps across images, against the null that
+    their neighbours, or from resampled clusters of images (patients) where `update` is told of them. It inverts
+    tests on deviance residuals instead of taking percentiles, and so reaches 0 (`root_interval`).
+    ``permutations`` shuffles whole artefact maps across images, against the null that
     artefacts know nothing of (Z, Y). Maps keep their positions, so what pooling makes of artefacts at the
     border and lesions in the centre stays in the null. It needs the maps themselves (a byte per pixel up to
-    256 joint cells) and images of one size.
+    256 joint cells), images of one size, and images that are independent: clusters are not kept together.
 
     Pixels whose artefact is not annotated are left out one by one, from tables, |Λ| and P(Z=k); images
     without any annotated pixel are left out whole. Images may otherwise differ in size: |Λ| is the mean.
@@ -149,7 +155,7 @@ class GlobalSpuriousInformation(RowsMetric):
         estimator: "pooled" or "pixelwise".
         num_artefact_values: number of values S may take; types from this minus 1 up are merged, so 2 asks
             only whether there is an artefact.
-        bootstrap: resamples of the images (1000 for 95 %); 0 = no interval.
+        bootstrap: resamples of the images or clusters (1000 for 95 %); 0 = no interval.
         permutations: shuffles of the artefact maps; 0 = no null.
         confidence: of the interval.
         seed: of resamples and shuffles. Images are sorted by content first, so the result does not depend on
@@ -178,6 +184,7 @@ class GlobalSpuriousInformation(RowsMetric):
     counts: Tensor
     images: Tensor
     tables: list[Tensor]
+    clusters: list[Tensor]
     codes: list[Tensor]
     grids: list[Tensor]
 
@@ -218,6 +225,7 @@ class GlobalSpuriousInformation(RowsMetric):
         self.add_state("counts", table, dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_rows("tables", torch.int64, dimensions=4)
+        self.add_rows("clusters", torch.int64)
         self.add_rows("codes", code_dtype(prod(self._shape)), dimensions=2)
         self.add_rows("grids", torch.int64, dimensions=2)
 
@@ -226,7 +234,14 @@ class GlobalSpuriousInformation(RowsMetric):
         """Joint cells (Z, S, Y), with S = 0 for pixels that are not annotated."""
         return self.num_classes, self.num_artefact_values + 1, self.num_classes
 
-    def update(self, pred: Tensor, mask: Tensor, artefact: Tensor, counted: Tensor | None = None) -> None:
+    def update(
+        self,
+        pred: Tensor,
+        mask: Tensor,
+        artefact: Tensor,
+        counted: Tensor | None = None,
+        cluster: Tensor | None = None,
+    ) -> None:
         """Count a batch.
 
         Args:
@@ -234,12 +249,15 @@ class GlobalSpuriousInformation(RowsMetric):
             mask: class of the fine mask ``[B, *spatial]``, integer.
             artefact: ``[B, *spatial]``, bool or type of artefact, ``UNKNOWN_ARTEFACT`` = not annotated.
             counted: bool ``[B]``, False = padding, left out.
+            cluster: integer ``[B]`` >= 0 of images that belong together, such as the patient, or -1 for an image
+                alone; None = each alone. Only the interval depends on it.
 
         Raises:
-            ValueError: for maps of other shapes, dtypes or ranges.
+            ValueError: for maps of other shapes, dtypes or ranges, or such clusters.
         """
         check_shapes(pred=pred, mask=mask, artefact=artefact)
-        pred, mask, artefact = keep_counted(counted, pred, mask, artefact)
+        cluster = kept_clusters(cluster, pred)
+        pred, mask, artefact, cluster = keep_counted(counted, pred, mask, artefact, cluster)
         check_classes("pred", pred, self.num_classes)
         check_classes("mask", mask, self.num_classes)
         values = artefact_values(artefact, self.num_artefact_values)
@@ -249,6 +267,7 @@ class GlobalSpuriousInformation(RowsMetric):
         if self.bootstrap:
             by_image = count_cells(codes, z * s * y, by="image").view(-1, z, s, y)[:, :, 1:]
             self.tables.append(by_image[known])
+            self.clusters.append(cluster[known])
             table = by_image.sum(0)
         else:
             table = count_cells(codes, z * s * y).view(z, s, y)[:, 1:]
@@ -284,12 +303,14 @@ class GlobalSpuriousInformation(RowsMetric):
 
     def _interval(self) -> tuple[float, float]:
         tables = dim_zero_cat(self.tables)
-        if len(tables) < 2:  # one image says nothing of the spread between images
+        rows = torch.cat([tables.flatten(1), torch.ones_like(tables[:, 0, 0, :1])], dim=1)  # and how many images
+        rows = canonical_order(joined(rows, numbered(dim_zero_cat(self.clusters))))
+        if len(rows) < 2:  # one image or patient says nothing of the spread between them
             return float("nan"), float("nan")
-        tables = canonical_order(tables.flatten(1)).view(tables.shape)[:, 1:]
-        residuals = deviance_residuals(tables.sum(0).double() / len(tables)).flatten(1)
-        replicates = bootstrap_residuals(tables, self.bootstrap, self.seed)
-        low, high = root_interval(residuals, replicates, self.confidence, len(tables))
+        tables, sizes = rows[:, :-1].view(-1, *tables.shape[1:])[:, 1:], rows[:, -1]
+        residuals = deviance_residuals(tables.sum(0).double() / sizes.sum()).flatten(1)
+        replicates = bootstrap_residuals(tables, self.bootstrap, self.seed, sizes)
+        low, high = root_interval(residuals, replicates, self.confidence, len(rows))
         return low.item(), high.item()
 
     def _terms(self, codes: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def _labels(rung: Rung, data: MaskDataModule, bootstrap: int) -> dict[str, Any]:
     data.serve(View.FINE)  # beside the coarse masks
     metric = CoarseContent(bootstrap)
     for batch in DataLoader(data.dataset("train").untransformed(), data.batch_size):
-        metric.update(batch["image"], batch["mask"], batch["coarse"], batch["artefact"])
+        metric.update(batch["image"], batch["mask"], batch["coarse"], batch["artefact"], cluster=batch["group"])
     content = metric.result()
     values = {key: number(value) for key, value in vars(content).items() if key != "interval"}
     low, high = map(number, content.interval)
