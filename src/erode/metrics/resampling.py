@@ -187,6 +187,32 @@ def cluster_interval(value: float, replicates: Tensor, clusters: int, confidence
     return float(expit(centre - half)), float(expit(centre + half))
 
 
+def share_interval(
+    counts: Tensor, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval for a share of images that come in clusters, from resampled clusters: see `cluster_interval`.
+
+    Args:
+        counts: ``[C, 2]``, successes and trials of each cluster, trials >= 1; all of them independent.
+        confidence: of the interval.
+        resamples: of the clusters.
+        seed: of the resamples.
+
+    Returns:
+        Lower and upper end.
+
+    Example:
+        >>> four = torch.tensor([[5, 5], [4, 5], [0, 5], [5, 5]])
+        >>> [round(end, 2) for end in share_interval(four)], [round(end, 2) for end in exact_binomial(14, 20)]
+        ([0.06, 0.99], [0.46, 0.88])
+    """
+    one = torch.zeros(len(counts), dtype=torch.long)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = resampled_weights(torch.arange(len(counts)), one, resamples, generator).double() @ counts.double()
+    successes, trials = counts.double().sum(0).tolist()
+    return cluster_interval(successes / trials, drawn[:, 0] / drawn[:, 1], len(counts), confidence)
+
+
 def unseen_interval(value: float, clusters: int, confidence: float = 0.95) -> tuple[float, float]:
     """What outcomes that none of the clusters showed, and that may yet occur, leave of a value: see `cluster_interval`.
 

@@ -1,5 +1,7 @@
 """The numbers of a row against scikit-learn, with thresholds that the test part cannot move."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
@@ -54,6 +56,27 @@ def test_metrics_are_those_of_scikit_learn(data, views):
     pairs = [(truth & (flags == a).numpy()) | (~truth & (flags == b).numpy()) for a in (0, 1) for b in (0, 1)]
     by_pair = [roc_auc_score(truth[pair], test.scores[PROBABILITY][pair, 2]) for pair in pairs]
     assert metrics["auroc_worst"] == pytest.approx(min(by_pair))
+
+
+def test_patients_with_several_images_are_counted_one_by_one(data, views):
+    class Patients(SyntheticDermoscopy):
+        def cases(self):
+            return [replace(case, group=f"{case.part}-{int(case.id[-5:]) // 3}") for case in super().cases()]
+
+    validation, test = views
+    rule = DecisionRule.fit(validation.evidence)
+    alone = Judge(data, 2).judge(rule, validation, test)
+    patients = Patients(size=32, train_images=8, val_images=20, test_images=30, batch_size=8)
+    found = Judge(patients, 2).judge(rule, validation, test)
+    assert found["metrics"] == alone["metrics"]
+    assert not any("clusters" in key for counts in alone["subgroups"].values() for key in counts)
+    images = test.evidence.labels.view(10, 3) == 2
+    counts = found["subgroups"]["all"]
+    assert sorted(trials for _, trials in counts["recall_clusters"]) == sorted(n for n in images.sum(1).tolist() if n)
+    for name, both in alone["subgroups"].items():
+        for rate in ("recall", "specificity"):
+            by_patient = found["subgroups"][name][f"{rate}_clusters"]
+            assert [sum(column) for column in zip(*by_patient, strict=True)] == (both[rate] if by_patient else [])
 
 
 def test_only_a_segmentation_has_sizes_to_normalise(views):

@@ -1,8 +1,10 @@
 """Tables say what the rows hold: means over seeds, intervals over images, and no images that were counted twice."""
 
 import pytest
+import torch
 from scipy.stats import binomtest
 
+from erode.metrics.resampling import share_interval
 from erode.protocols.classification.report import curve_figure, curve_table, subgroup_tables
 
 
@@ -43,6 +45,22 @@ def test_intervals_count_each_test_image_once():
     assert f"| all | 20 | 0.57 [{expected.low:.2f}, {expected.high:.2f}], 0.50 ± 0.00 |" in few
     assert "1.00 [0.83, 1.00], 0.50 |" in every
     assert "| rare | 0 | –, 0.50 ± 0.00 |" in few  # nobody to recall, and it says so
+
+
+def test_intervals_resample_patients_who_have_several_images():
+    """Four patients of five images: each seed's hits by patient, their mean resampled, and a line that says so."""
+    rows = [row("masks", 1.0, seed, 0.9, recalled) for seed, recalled in ((0, 14), (1, 10))]
+    for one, hits in zip(rows, ([5, 4, 0, 5], [5, 0, 0, 5]), strict=True):
+        one["subgroups"]["all"] |= {
+            "recall_clusters": [[hit, 5] for hit in hits],
+            "specificity_clusters": [[7, 10], [8, 20]],
+        }
+        one["subgroups"]["rare"] |= {"recall_clusters": [], "specificity_clusters": [[1, 2]]}
+    table, note = subgroup_tables(rows)
+    low, high = share_interval(torch.tensor([[5, 5], [2, 5], [0, 5], [5, 5]]))
+    assert f"| all | 20 | 0.60 [{low:.2f}, {high:.2f}], 0.50 ± 0.00 |" in table
+    assert note == "Patients have several images, so intervals resample patients."
+    assert all("resample" not in table for table in subgroup_tables(ROWS))
 
 
 @pytest.mark.parametrize(("robust", "panels"), [(None, 2), (0.4, 3)])

@@ -11,6 +11,7 @@ from ...datamodules import MaskDataModule
 from ...metrics import (
     DecisionRule,
     ImageEvidence,
+    Proportion,
     RobustAUROC,
     balanced_accuracy,
     mann_whitney_auroc,
@@ -46,6 +47,8 @@ class Judge:
         self.size_edges = [float(edge) for edge in edges]
         cases = data.part("test")
         self._members = subgroups(cases, lesion_sizes(data, "test"), edges)
+        groups = torch.tensor([case.group_number for case in cases])
+        self._clusters = groups if len(torch.unique(groups)) < len(groups) else None
         self._flags = torch.tensor([case.flags.get(data.flag, -1) for case in cases])
 
     def judge(self, rule: DecisionRule, validation: ImageScores, test: ImageScores) -> dict[str, Any]:
@@ -57,12 +60,13 @@ class Judge:
             test: of the test part.
 
         Returns:
-            ``metrics`` and ``subgroups``: [successes, images] of recall and specificity by name.
+            ``metrics`` and ``subgroups``: [successes, images] of recall and specificity by name, and where patients
+            have several images ``recall_clusters`` and ``specificity_clusters``, the same for each patient.
         """
         labels, k = test.evidence.labels, self.positive_class
         positive = labels == k
         called = rule.present(test.evidence, k)
-        rates = subgroup_rates(called, positive, self._members)
+        rates = subgroup_rates(called, positive, self._members, self._clusters)
         metrics = {
             "auroc": _auroc(test.scores[PROBABILITY][:, k], positive),
             **self._by_group(test.scores[PROBABILITY][:, k], positive),
@@ -83,10 +87,7 @@ class Judge:
         return {
             "metrics": {name: _known(value) for name, value in sorted(metrics.items())},
             "subgroups": {
-                name: {
-                    "recall": [rate.recall.successes, rate.recall.trials],
-                    "specificity": [rate.specificity.successes, rate.specificity.trials],
-                }
+                name: _counts("recall", rate.recall) | _counts("specificity", rate.specificity)
                 for name, rate in rates.items()
             },
         }
@@ -103,6 +104,11 @@ class Judge:
 
 def _as_evidence(scores: ImageScores, name: str) -> ImageEvidence:
     return ImageEvidence(scores.evidence.part, scores.evidence.labels, scores.scores[name][:, :, None], None)
+
+
+def _counts(name: str, share: Proportion) -> dict[str, Any]:
+    clusters = {} if share.clusters is None else {f"{name}_clusters": share.clusters}
+    return {name: [share.successes, share.trials], **clusters}
 
 
 def _auroc(scores: Tensor, positive: Tensor) -> float:

@@ -70,10 +70,10 @@ def curve_table(rows: Sequence[Row]) -> str:
 
 
 def subgroup_tables(rows: Sequence[Row]) -> list[str]:
-    """Recall, its exact interval and specificity by subgroup, one Markdown table per fraction.
+    """Recall, its interval and specificity by subgroup, one Markdown table per fraction.
 
-    The interval is that of as many recalled images as the seeds' mean, rounded: seeds share their test images, so
-    their numbers cannot be added up.
+    The interval is the exact one of as many recalled images as the seeds' mean, rounded: seeds share their test images,
+    so their numbers cannot be added up. Where patients have several images it resamples patients.
     """
     tables = []
     for fraction in sorted({row["fraction"] for row in rows}):
@@ -85,6 +85,8 @@ def subgroup_tables(rows: Sequence[Row]) -> list[str]:
             cells = [_recall([run["subgroups"][name] for run in runs]) for runs in groups.values()]
             lines.append(f"| {name.replace('_', ' ')} | {counts['recall'][1]} | " + " | ".join(cells) + " |")
         tables.append("\n".join(lines))
+    if any("recall_clusters" in counts for row in rows for counts in row["subgroups"].values()):
+        tables.append("Patients have several images, so intervals resample patients.")
     return tables
 
 
@@ -144,15 +146,24 @@ def _pseudo(runs: Sequence[Row]) -> str:
     return f"{kept:.0f} of {runs[0]['pseudo']['predicted']}"
 
 
-def _recall(counts: Sequence[dict[str, list[int]]]) -> str:
+def _recall(counts: Sequence[dict[str, Any]]) -> str:
     successes = statistics.mean(count["recall"][0] for count in counts)
     trials = counts[0]["recall"][1]
-    spared = [Proportion(*count["specificity"]) for count in counts]
+    spared = [_share(count, "specificity") for count in counts]
     specificity = mean_and_sd([share.value for share in spared], 2) if spared[0].trials else "–"
     if not trials:
         return f"–, {specificity}"
-    low, high = Proportion(round(successes), trials).interval()
+    clusters = None
+    if all("recall_clusters" in count for count in counts):  # of the same patients, whatever the seed
+        patients = zip(*(count["recall_clusters"] for count in counts), strict=True)
+        clusters = [[statistics.mean(hits for hits, _ in seeds), seeds[0][1]] for seeds in patients]
+    low, high = Proportion(round(successes), trials, clusters).interval()
     return f"{successes / trials:.2f} [{low:.2f}, {high:.2f}], {specificity}"
+
+
+def _share(counts: dict[str, Any], rate: str) -> Proportion:
+    successes, trials = counts[rate]
+    return Proportion(successes, trials, counts.get(f"{rate}_clusters"))
 
 
 def _metrics_csv(rows: Sequence[Row]) -> str:
@@ -175,7 +186,7 @@ def _subgroups_csv(rows: Sequence[Row]) -> str:
         for name, counts in row["subgroups"].items():
             cells: list[Any] = [row["arm"], row["fraction"], row["images"], row["seed"], name]
             for rate in ("recall", "specificity"):
-                share = Proportion(*counts[rate])
+                share = _share(counts, rate)
                 cells += [share.trials, *((share.value, *share.interval()) if share.trials else ("", "", ""))]
             lines.append(cells)
     return _csv(head, lines)
