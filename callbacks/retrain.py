@@ -20,6 +20,7 @@ from .guards.anchor_checks import check_history
 from .guards.fresh_start import Before, build_optimizers, stuck
 from .guards.refusals import refuse_memories
 from .guards.reset import kept_buffers, reset_parameters, unresettable
+from .guards.shared_memory import check_loads, overwrite
 
 EXACT_ASSUMPTIONS = (
     "Every batch of the run held retained data only. A loader of erode marks forget atoms, and they are refused; of "
@@ -90,6 +91,7 @@ class Retrain(UnlearningOperator):
         """Replace every trained value by the anchor's; all ranks get rank 0's."""
         if self.anchor is not None:
             check_history(self.anchor, trainer)
+            check_loads(module)
             load_weights(module, self.anchor)
         else:
             reset_parameters(module)
@@ -101,7 +103,7 @@ class Retrain(UnlearningOperator):
             with torch.no_grad():
                 for tensor in module.state_dict().values():
                     if isinstance(tensor, Tensor):
-                        tensor.copy_(trainer.strategy.broadcast(tensor))
+                        overwrite(tensor, trainer.strategy.broadcast(tensor))
         self._record["anchor_weights"] = weights_digest(module)
         if self._record["anchor_weights"] == self._original_digest:
             raise MisconfigurationException(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...weights import load_weights, weights_digest
 from .fresh_start import stuck
 from .reset import reset_parameters
+from .shared_memory import check_loads, overwrite
 
 INITIALISATION, ZEROS = "initialisation", "zeros"
 """Anchors that need no file."""
@@ -24,26 +25,36 @@ def exposed_parameters(module: nn.Module, patterns: Sequence[str] | None) -> dic
 
     Args:
         module: the network.
-        patterns: shell patterns of names; None = all that require a gradient.
+        patterns: shell patterns of names, of a shared one any of its names; None = all that require a gradient.
 
     Raises:
-        MisconfigurationException: if a pattern fits no parameter, nothing is exposed, or one is of low precision.
+        MisconfigurationException: if a pattern fits no parameter, nothing is exposed, or one is complex or of low
+            precision.
 
     Example:
         >>> list(exposed_parameters(nn.Linear(2, 1), ["w*"]))
         ['weight']
     """
     named = dict(module.named_parameters())
-    unused = [p for p in patterns or () if not any(fnmatchcase(name, p) for name in named)]
+    every_name = dict(module.named_parameters(remove_duplicate=False))
+    fitting = {pattern: [name for name in every_name if fnmatchcase(name, pattern)] for pattern in patterns or ()}
+    unused = [pattern for pattern, names in fitting.items() if not names]
     if unused:
         raise MisconfigurationException(f"exposed={unused} fit no parameter; names look like {list(named)[:3]}")
+    chosen = {id(every_name[name]) for names in fitting.values() for name in names}
     exposed = {
         name: parameter
         for name, parameter in named.items()
-        if (parameter.requires_grad if patterns is None else any(fnmatchcase(name, p) for p in patterns))
+        if (parameter.requires_grad if patterns is None else id(parameter) in chosen)
     }
     if not exposed:
         raise MisconfigurationException("no parameter requires a gradient, so there is nothing to unlearn")
+    if numbers := [name for name, parameter in exposed.items() if parameter.is_complex()]:
+        raise MisconfigurationException(
+            f"{numbers[0]} is complex, and the noise is drawn for real numbers; let the layer hold real and imaginary "
+            "parts as one real parameter (torch.view_as_complex(weight) in forward, torch.view_as_real(weight) to "
+            "convert trained ones), or retrain with Retrain"
+        )
     low = [name for name, parameter in exposed.items() if parameter.dtype not in (torch.float32, torch.float64)]
     if low:
         raise MisconfigurationException(
@@ -72,7 +83,8 @@ def anchor_of(module: nn.Module, anchor: str | Path, seed: int) -> Anchor:
         seed: of the draw of ``initialisation``, which may be known to anyone.
 
     Raises:
-        MisconfigurationException: if ``initialisation`` cannot draw some parameter or buffer.
+        MisconfigurationException: if ``initialisation`` cannot draw some parameter or buffer, or draws others from the
+            same seed, or if the module cannot load a file.
         ValueError: if the file does not fit.
 
     Example:
@@ -86,15 +98,23 @@ def anchor_of(module: nn.Module, anchor: str | Path, seed: int) -> Anchor:
                 nn.init.zeros_(parameter)
         elif anchor == INITIALISATION:
             _check_resettable(module)
-            with torch.random.fork_rng({p.device.index for p in module.parameters() if p.is_cuda}):
-                torch.manual_seed(seed)
-                reset_parameters(module)
+            _draw(module, seed)
+            first = weights_digest(module)
+            _draw(module, seed)
+            if weights_digest(module) != first:
+                raise MisconfigurationException(
+                    "anchor='initialisation' is not the same when it is drawn again from the same seed: some "
+                    "reset_parameters() draws from another generator than torch's own (NumPy's, SciPy's, a "
+                    "torch.Generator that it keeps); let it draw by torch (torch.nn.init), or give anchor=FILE saved "
+                    "from a fresh model, or anchor='zeros'"
+                )
         else:
+            check_loads(module)
             load_weights(module, anchor)
         known = dict(module.named_parameters(remove_duplicate=False)) if anchor == ZEROS else module.state_dict()
         return Anchor(_copy(known), weights_digest(module))
     finally:
-        module.load_state_dict(before)
+        _restore(module, before)
 
 
 def check_unexposed(module: nn.Module, exposed: Sequence[nn.Parameter], anchor: Mapping[str, Tensor]) -> None:
@@ -114,8 +134,23 @@ def check_unexposed(module: nn.Module, exposed: Sequence[nn.Parameter], anchor: 
             continue
         raise MisconfigurationException(
             f"{name} is neither exposed nor equal to the anchor's, so it may carry the forget set into the released "
-            "weights; expose it (exposed=..., requires_grad), give the anchor=FILE whose value it holds, or reset it"
+            "weights; expose it (exposed=..., requires_grad), give the anchor=FILE whose value it holds, or reset it. "
+            "For weights that were frozen all the time, such as the base of LoRA, that is a file of the module with "
+            "the pretrained ones in place, which were never trained on the forget set"
         )
+
+
+def _draw(module: nn.Module, seed: int) -> None:
+    with torch.random.fork_rng({p.device.index for p in module.parameters() if p.is_cuda}):
+        torch.manual_seed(seed)
+        reset_parameters(module)
+
+
+def _restore(module: nn.Module, before: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if name in before:
+                overwrite(tensor, before[name])
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,5 +173,6 @@ def _check_resettable(module: nn.Module) -> None:
     if left:
         raise MisconfigurationException(
             f"anchor='initialisation' cannot re-initialise {', '.join(left)}: the layer has no reset_parameters(); "
-            "give anchor=FILE saved from a fresh model, or add reset_parameters() to the layer"
+            "give anchor=FILE saved from a fresh model (with pretrained weights in place, where it has frozen ones), "
+            "or add reset_parameters() to the layer"
         )

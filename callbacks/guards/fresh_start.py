@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .refusals import check_communication
+from .shared_memory import overwrite
 from .writes import versions
 
 
@@ -219,7 +220,7 @@ def stuck(module: nn.Module, reset: Callable[[nn.Module], None]) -> list[str]:
                     left[name] += bool(same.any())
         finally:
             for name, tensor in tensors.items():
-                tensor.copy_(before[name])
+                overwrite(tensor, before[name])
     return [name for name, times in left.items() if times == 2]
 
 

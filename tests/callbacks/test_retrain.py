@@ -373,3 +373,20 @@ def test_the_record_says_on_what_the_guarantee_rests(tmp_path):
     fit(Module(), tmp_path, Retrain())
     record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
     assert any("nothing outside of the module" in assumption for assumption in record["assumptions"])
+
+
+class Positions(Module):
+    """A constant of which all rows are one place in memory."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 2, 1))
+        self.register_buffer("positions", torch.arange(5).expand(3, -1))
+
+
+def test_an_expanded_constant_stays_as_it_is(tmp_path):
+    module = Positions()
+    fit(module, tmp_path, Retrain())
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
+    assert torch.equal(module.positions, torch.arange(5).expand(3, -1))
+    with pytest.raises(MisconfigurationException, match="positions was expanded"):
+        fit(Positions(), tmp_path / "b", Retrain(anchor=tmp_path / "unlearned" / "weights.safetensors"))

@@ -1,5 +1,6 @@
 """Exposure: what is exposed, what the anchor is, and that anything else must be shown to be clean."""
 
+import numpy
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -54,3 +55,69 @@ def test_patterns():
         exposed_parameters(network(), ["head.*"])
     with pytest.raises(MisconfigurationException, match="nothing to unlearn"):
         exposed_parameters(network().requires_grad_(False), None)
+
+
+def test_a_shared_parameter_goes_by_any_of_its_names():
+    module = network()
+    module.append(nn.Linear(2, 2))
+    module[3].weight = module[2].weight
+    assert list(exposed_parameters(module, ["3.weight"])) == ["2.weight"]
+    assert list(exposed_parameters(module, ["2.weight", "3.*"])) == ["2.weight", "3.bias"]
+
+
+def test_complex_parameters_are_refused_for_what_they_are():
+    module = network()
+    module.register_parameter("phase", nn.Parameter(torch.zeros(3, dtype=torch.complex64)))
+    with pytest.raises(MisconfigurationException, match=r"phase is complex.*view_as_real"):
+        exposed_parameters(module, None)
+
+
+class Own(nn.Linear):
+    """Draws from a generator that is not torch's."""
+
+    def reset_parameters(self):
+        with torch.no_grad():
+            self.weight.copy_(torch.from_numpy(numpy.random.randn(*self.weight.shape)))  # noqa: NPY002
+            self.bias.zero_()
+
+
+def test_an_initialisation_that_no_seed_repeats_is_refused_at_once():
+    module = nn.Sequential(Own(3, 2), nn.Linear(2, 2))
+    before = weights_digest(module)
+    with pytest.raises(MisconfigurationException, match=r"another generator than torch's own.*anchor='zeros'"):
+        anchor_of(module, "initialisation", 0)
+    assert weights_digest(module) == before
+    assert anchor_of(module, "zeros", 0).state["0.weight"].sum() == 0
+
+
+class Expanded(nn.Linear):
+    """Positions of which all rows are one."""
+
+    def __init__(self, persistent):
+        super().__init__(3, 2)
+        self.register_buffer("positions", torch.arange(5).expand(3, -1), persistent=persistent)
+
+
+@pytest.mark.parametrize("anchor", ["initialisation", "zeros"])
+def test_an_expanded_buffer_is_left_as_it_was(anchor):
+    module = Expanded(persistent=False)
+    before = weights_digest(module)
+    anchor_of(module, anchor, 0)
+    assert weights_digest(module) == before
+    assert torch.equal(module.positions, torch.arange(5).expand(3, -1))
+
+
+def test_an_expanded_buffer_that_is_saved_is_refused_in_words(tmp_path):
+    module = Expanded(persistent=True)
+    file = save_weights(module, tmp_path / "weights.safetensors")
+    with pytest.raises(MisconfigurationException, match="cannot re-initialise positions"):
+        anchor_of(module, "initialisation", 0)
+    with pytest.raises(MisconfigurationException, match=r"positions was expanded.*clone\(\)"):
+        anchor_of(module, file, 0)
+
+
+def test_a_frozen_base_is_told_which_anchor_it_needs():
+    module = network()
+    module[0].requires_grad_(False)
+    with pytest.raises(MisconfigurationException, match=r"such as the base of LoRA, that is a file .* pretrained"):
+        check_unexposed(module, list(exposed_parameters(module, None).values()), anchor_of(module, "zeros", 0).state)
