@@ -28,7 +28,7 @@ from ..batches.observation import pixels_per_image
 from ..guards.anchor_checks import check_distinct, check_history
 from ..guards.bystanders import Bystanders
 from ..guards.exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_unexposed, exposed_parameters
-from ..guards.fresh_start import Before, build_optimizers
+from ..guards.fresh_start import Before, build_optimizers, check_registered
 from ..guards.ranks import check_ranks_agree
 from ..guards.refusals import check_rounding, check_setup, remembers
 from ..noise.keyed_noise import KeyedNoise, shared_secret
@@ -272,6 +272,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self, trainer: Trainer, module: LightningModule, exposed: dict[str, nn.Parameter], anchor: Anchor
     ) -> None:
         self.note_exposed(exposed)
+        self._prepared.note_noisy_start(trainer, module, exposed, anchor.state)
         self._bystanders = Bystanders(module, exposed)
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
@@ -294,6 +295,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._optimizer.settle()
         self._reset_statistics()  # those of the noisy phase follow weights that had little noise yet, or none
         self._bystanders.check(trainer.lightning_module)
+        check_registered(trainer.lightning_module, type(self).__name__)  # copied since, of weights without all noise
         check_ranks_agree(trainer, [p for group in self._optimizer.param_groups for p in group["params"]])
         if self.shrink:
             self._shrink(trainer.lightning_module)
@@ -301,9 +303,9 @@ class NoisyPhase(CertifiedOperator, base=True):
             parameter.grad = None  # of weights without noise; a module may not zero them
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, self._before)
+        self.note_weights(trainer, trainer.lightning_module)
         self._optimizer, self._noise, self._bystanders, self._before = None, None, None, Before([], [])
         self._handed_back = True
-        self.note_weights(trainer, trainer.lightning_module)
         self._scores = NoisyScores(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")
 

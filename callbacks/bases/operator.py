@@ -229,6 +229,8 @@ class UnlearningOperator(Callback):
             self.note_weights(trainer, pl_module)
             self._standing.prepared()
             return
+        if self._promises:
+            self._prepared.note_original(pl_module)
         self.remember(trainer, pl_module)
         self._original_digest = weights_digest(pl_module)
         # Of a run that promises, its hash would let anyone test a guess of the original weights.

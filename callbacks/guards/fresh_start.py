@@ -107,18 +107,27 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
                 f"a {type(optimizer).__name__} trains a parameter that the module does not know, so {operator} cannot "
                 "reach it; register its layer (as an attribute, or in a ModuleList)"
             )
-    for place, hidden in _unregistered(module):
-        raise MisconfigurationException(
-            f"{place} holds a {type(hidden).__name__} that the module does not know, such as a teacher: it may have "
-            f"learnt the forget set, and {operator} cannot reach it; make it an attribute of its own (and give an "
-            "anchor that holds its weights, if it has to keep them), or take it out"
-        )
+    check_registered(module, operator)
     for name, layer in module.named_modules():
         if type(layer).get_extra_state is not nn.Module.get_extra_state:
             raise MisconfigurationException(
                 f"{name or type(layer).__name__} keeps an extra state, which {operator} can neither reset nor tell "
                 "from a trace of the forget set; keep it in a buffer, or leave the layer out"
             )
+
+
+def check_registered(module: nn.Module, operator: str) -> None:
+    """Refuse networks that the module does not know, in plain attributes, at any time before or in a noisy phase.
+
+    Raises:
+        MisconfigurationException: naming the first.
+    """
+    for place, hidden in _unregistered(module):
+        raise MisconfigurationException(
+            f"{place} holds a {type(hidden).__name__} that the module does not know, such as a teacher: it may have "
+            f"learnt the forget set, and {operator} cannot reach it; make it an attribute of its own (and give an "
+            "anchor that holds its weights, if it has to keep them), or take it out"
+        )
 
 
 def check_saved_as_held(module: nn.Module) -> None:
@@ -148,7 +157,7 @@ def _used_before(optimizer: Optimizer) -> MisconfigurationException:
     )
 
 
-_KNOWN = ("_modules", "_parameters", "_buffers", "_hparams_initial", "_trainer", "_fabric")
+KNOWN = ("_modules", "_parameters", "_buffers", "_hparams_initial", "_trainer", "_fabric")
 """Attributes of modules that are looked at otherwise, belong to the run, or are copied each time they are read."""
 
 
@@ -157,7 +166,7 @@ def _unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     own = {id(parameter) for parameter in module.parameters()}
     for name, layer in module.named_modules():
         for key, value in vars(layer).items():
-            for inner in () if key in _KNOWN else _networks_in(value):
+            for inner in () if key in KNOWN else _networks_in(value):
                 if any(id(parameter) not in own for parameter in inner.parameters()):
                     yield f"{name}.{key}" if name else key, inner
 
@@ -166,11 +175,11 @@ def _networks_in(value: Any, depth: int = 3) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
     elif depth:
-        for part in _parts_of(value):
+        for part in parts_of(value):
             yield from _networks_in(part, depth - 1)
 
 
-def _parts_of(value: Any) -> Iterable[Any]:
+def parts_of(value: Any) -> Iterable[Any]:
     """What is inside of a container, a function that holds on to something, or an object of somebody's own."""
     if isinstance(value, Mapping):
         return value.values()

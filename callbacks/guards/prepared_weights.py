@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
-from ...weights import state_digest
+from .from_before import FromBefore, digest_of_tensor
 from .writes import Writes
 
 
@@ -15,7 +17,7 @@ class PreparedWeights:
 
     A module that loads weights in a hook of its own, as a warm start does, comes after every callback: it would put the
     original weights back into a network that was just reset or noised. A callback that restores the best weights at
-    the end may have kept them from before.
+    the end may have kept them from before. A copy of them in a plain attribute would pull training back to them.
 
     Args:
         operator: name of the callback, for messages.
@@ -23,15 +25,37 @@ class PreparedWeights:
 
     def __init__(self, operator: str) -> None:
         self._operator = operator
-        self._left: str | None = None
-        self._writes = Writes(operator)
+        self._left: dict[str, str] | None = None
+        self._from_before = FromBefore(operator)
+        self._writes = Writes(operator, self._from_before.holds)
+
+    def note_original(self, module: nn.Module) -> None:
+        """Note the parameters that the run began with, by their digests."""
+        self._from_before.note(dict(module.named_parameters()))
+
+    def note_noisy_start(
+        self, trainer: Trainer, module: nn.Module, exposed: Mapping[str, Tensor], anchor: Mapping[str, Tensor]
+    ) -> None:
+        """Note the parameters that will get noise, and refuse copies of them that are there already.
+
+        Raises:
+            MisconfigurationException: naming a copy.
+        """
+        self._from_before.note(exposed)
+        self._from_before.excuse(anchor.values())
+        self._from_before.check_kept(module, trainer.callbacks)  # type: ignore[attr-defined]  # declared nowhere
 
     def note(self, trainer: Trainer, module: LightningModule) -> None:
         """Note the parameters that training has to start from, and the optimisers that may write them.
 
         A module that comes back to its start (``keeps_start``) comes back to what was prepared, and may write.
+
+        Raises:
+            MisconfigurationException: where something keeps a copy of what they were before.
         """
         self._left = parameters_digest(module)
+        self._from_before.settle(self._left.values())
+        self._from_before.check_kept(module, trainer.callbacks)  # type: ignore[attr-defined]  # declared nowhere
         self._writes.stop()
         if not getattr(module, "keeps_start", False):
             self._writes.watch(trainer)
@@ -65,6 +89,7 @@ class PreparedWeights:
     def stop(self) -> None:
         """Nothing is prepared any more."""
         self._left = None
+        self._from_before.forget()
         self._writes.stop()
 
     def _check_left(self, module: nn.Module) -> None:
@@ -76,6 +101,6 @@ class PreparedWeights:
             )
 
 
-def parameters_digest(module: nn.Module) -> str:
-    """Of all parameters, without buffers: a forward pass may move those."""
-    return state_digest(dict(module.named_parameters()))
+def parameters_digest(module: nn.Module) -> dict[str, str]:
+    """Of each parameter, by name, without buffers: a forward pass may move those."""
+    return {name: digest_of_tensor(parameter) for name, parameter in module.named_parameters()}

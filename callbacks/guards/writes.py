@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 Version = tuple[int, int, int]
 
@@ -20,30 +21,41 @@ class Writes:
     does, may be from before the reset or the noise, and nothing would show it. Torch counts in-place writes; looking
     costs no copy and no digest.
 
+    Trained is what an optimiser has that is not frozen, and what the loss reaches; once trained, always. Where a module
+    optimises manually, it may train without an optimiser. Everything else, such as averages of weights in a frozen
+    layer, may be written, but what was written may not come to be trained, nor be what the run had to get rid of.
+
     Args:
         operator: name of the callback, for messages.
+        is_from_before: whether a tensor is a copy of what the run had to get rid of.
     """
 
-    def __init__(self, operator: str) -> None:
+    def __init__(self, operator: str, is_from_before: Callable[[Tensor], bool] = lambda _: False) -> None:
         self._operator = operator
+        self._is_from_before = is_from_before
+        self._optimizers: list[Optimizer] = []
         self._weights: list[nn.Parameter] = []
         self._versions: list[Version] = []
+        self._trained: set[int] = set()
+        self._written: set[int] = set()
         self._handles: list[Any] = []
+        self._by_hand = False
         self._looked = False
 
     def watch(self, trainer: Trainer) -> None:
-        """Look after what the optimisers train that are in place now, and no longer after others.
+        """Look after all parameters, and after the steps of the optimisers that are in place now.
 
-        Frozen layers may be written, as averages of weights are. Optimisers that look after their weights themselves
-        (``watches_weights``) are left to it, and sharded strategies, which move weights about.
+        Optimisers that look after their weights themselves (``watches_weights``) are left to it, and sharded
+        strategies, which move weights about.
         """
         self.stop()
         optimizers = trainer.optimizers
         sharded = type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy)
         if sharded or any(getattr(optimizer, "watches_weights", False) for optimizer in optimizers):
             return
-        weights = {id(p): p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-        self._weights = [weight for weight in weights.values() if weight.requires_grad]
+        self._optimizers = list(optimizers)
+        self._weights = list(trainer.lightning_module.parameters())
+        self._by_hand = not trainer.lightning_module.automatic_optimization
         self._handles = [optimizer.register_step_post_hook(self._stepped) for optimizer in optimizers]
         self._versions = versions(self._weights)
 
@@ -54,31 +66,56 @@ class Writes:
             MisconfigurationException: if something wrote the weights since the step before.
         """
         if not self._looked:
-            self.check()
+            self._look()
         self._looked = True
 
     def check(self) -> None:
-        """Look, where no step is under way.
+        """Look, where no step is under way, once more at all that was written.
 
         Raises:
             MisconfigurationException: if something wrote the weights since the last step.
         """
-        if versions(self._weights) != self._versions:
-            raise MisconfigurationException(
-                f"something else than an optimiser wrote the weights after {self._operator} had prepared them, such as "
-                "a hook that loads a file or a callback that restores the best weights, or a step was cut short: they "
-                "may come from before; "
-                "do that in a later fit on the released weights, and limit or average weights inside the optimiser"
-            )
+        self._look()
+        if any(self._is_from_before(weight) for weight in self._weights if id(weight) in self._written):
+            raise self._refusal()
 
     def stop(self) -> None:
         """Look after nothing."""
         for handle in self._handles:
             handle.remove()
-        self._weights, self._versions, self._handles, self._looked = [], [], [], False
+        self._optimizers, self._weights, self._versions, self._handles, self._looked = [], [], [], [], False
+        self._trained, self._written = set(), set()
+
+    def _look(self) -> None:
+        self._note_trained()
+        now = versions(self._weights)
+        for weight, version, before in zip(self._weights, now, self._versions, strict=True):
+            if version != before and id(weight) not in self._written:  # averages move at each step: one digest will do
+                self._written.add(id(weight))
+                if self._is_from_before(weight):
+                    raise self._refusal()
+        self._versions = now
+        if self._written & self._trained:
+            raise self._refusal()
+
+    def _note_trained(self) -> None:
+        """Optimisers' groups may grow: layers thaw one after another."""
+        owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
+        for weight in self._weights:
+            reached = weight.grad is not None and not self._by_hand
+            if weight.requires_grad and (reached or id(weight) in owned):
+                self._trained.add(id(weight))
 
     def _stepped(self, *_: Any) -> None:
         self._versions, self._looked = versions(self._weights), False
+
+    def _refusal(self) -> MisconfigurationException:
+        return MisconfigurationException(
+            f"something else than an optimiser wrote the weights after {self._operator} had prepared them, such as "
+            "a hook that loads a file or a callback that restores the best weights, or a step was cut short: they may "
+            "come from before; do that in a later fit on the released weights, and limit or average weights inside the optimiser; "
+            "averages may also stand in frozen layers"
+        )
 
 
 def versions(weights: Iterable[nn.Parameter]) -> list[Version]:

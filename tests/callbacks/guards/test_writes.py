@@ -6,10 +6,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from noisy_runs import Module, fit, promises
+from lightning.pytorch.callbacks import BackboneFinetuning, BaseFinetuning
+from noisy_runs import Module, fit, network, promises
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from erode.callbacks import FineTune, Retrain
+from erode.weights import save_weights
 
 
 class Loads(Module):
@@ -17,14 +20,14 @@ class Loads(Module):
 
     def __init__(self, hook):
         super().__init__()
-        self.before = copy.deepcopy(self.network.state_dict())
+        before = copy.deepcopy(self.network.state_dict())  # as in a file: no attribute shows it
         self.loaded = False
         own = getattr(self, hook)
 
         def load(*arguments):
             if not self.loaded and (hook == "configure_optimizers" or self.trainer.current_epoch >= 2):
                 self.loaded = hook != "configure_optimizers"
-                self.network.load_state_dict(self.before)
+                self.network.load_state_dict(before)
             return own(*arguments)
 
         setattr(self, hook, load)
@@ -100,4 +103,123 @@ class Teacher(Module):
 
 def test_accumulated_gradients_and_averages_of_weights_are_no_interference(tmp_path):
     fit(Teacher(), tmp_path, Retrain(), max_steps=8, accumulate_grad_batches=2)
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+class HeadOnly(Module):
+    """Trains its last layer, and lets a hook act at the third epoch."""
+
+    def __init__(self, act=None, frozen=False):
+        super().__init__()
+        self.act = act
+        self.network[0].requires_grad_(not frozen)
+
+    def on_train_epoch_start(self):
+        if self.act is not None and self.current_epoch == 2:
+            self.act(self)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.network[-1].parameters(), lr=0.01)
+
+
+def loading(factor):
+    """Puts the first layer back to (a multiple of) what a new module holds, as from a file."""
+
+    def act(module):
+        module.network[0].load_state_dict({name: factor * value for name, value in module.before().items()})
+
+    return act
+
+
+def with_file(module):
+    """Lets a module read its first layer, as it is now, later."""
+    state = copy.deepcopy(module.network[0].state_dict())
+    module.before = lambda: state
+    return module
+
+
+@promises
+def test_weights_in_no_optimiser_may_not_be_written_where_the_loss_reaches_them(make, tmp_path):
+    with pytest.raises(MisconfigurationException, match="wrote the weights"):
+        fit(with_file(HeadOnly(loading(0.99))), tmp_path, make(), max_steps=12)
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+def test_frozen_weights_may_not_come_back_as_they_were(tmp_path):
+    with pytest.raises(MisconfigurationException, match="wrote the weights"):
+        fit(with_file(HeadOnly(loading(1.0), frozen=True)), tmp_path, Retrain(), max_steps=12)
+    assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+class Thaws(Module):
+    """Thaws its first layer, which something may have written while it was frozen."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+        self.network[0].requires_grad_(False)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1 and self.write:
+            with torch.no_grad():
+                self.network[0].weight.mul_(0.5)
+        if self.current_epoch == 2:
+            self.network[0].requires_grad_(True)
+
+
+def test_what_was_written_while_it_was_frozen_may_not_train_later(tmp_path):
+    with pytest.raises(MisconfigurationException, match="wrote the weights"):
+        fit(Thaws(write=True), tmp_path / "written", Retrain(), max_steps=12)
+    fit(Thaws(write=False), tmp_path / "not", Retrain(), max_steps=12)
+    assert (tmp_path / "not" / "unlearned" / "weights.safetensors").exists()
+
+
+class Thaw(BaseFinetuning):
+    """Gradual unfreezing as Lightning has it."""
+
+    def freeze_before_training(self, module):
+        self.freeze(module.network[0])
+
+    def finetune_function(self, module, epoch, optimizer):
+        if epoch == 2:
+            self.unfreeze_and_add_param_group(module.network[0], optimizer)
+
+
+class Backbone(HeadOnly):
+    @property
+    def backbone(self):
+        return self.network[0]
+
+
+@pytest.mark.parametrize("callback", [Thaw, lambda: BackboneFinetuning(2)], ids=["own", "Lightning's"])
+def test_gradual_unfreezing_goes_on_working(callback, tmp_path):
+    module = Backbone()
+    fit(module, tmp_path, callback(), Retrain(), max_steps=12)
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
+    assert module.network[0].weight.grad is not None
+
+
+class Averaging(HeadOnly):
+    """Averages its weights beside them, in layers that no optimiser has."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = AveragedModel(self.network)
+
+    def on_train_batch_end(self, *arguments):
+        self.average.update_parameters(self.network)
+
+
+def test_averages_that_no_loss_reaches_may_move(tmp_path):
+    anchor = save_weights(Averaging(), tmp_path / "anchor.safetensors")
+    fit(Averaging(), tmp_path, Retrain(anchor=anchor), max_steps=8)
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+def test_weights_with_two_names_train_as_any(tmp_path):
+    net = network()
+    net.append(net[-1])
+    net[-1] = nn.Conv2d(2, 2, 1)
+    net.append(net[-1])
+    fit(Module(net), tmp_path, Retrain(), max_steps=8)
     assert (tmp_path / "unlearned" / "weights.safetensors").exists()
