@@ -113,8 +113,8 @@ class Writes:
         return MisconfigurationException(
             f"something else than an optimiser wrote the weights after {self._operator} had prepared them, such as "
             "a hook that loads a file or a callback that restores the best weights, or a step was cut short: they may "
-            "come from before; do that in a later fit on the released weights, and limit or average weights inside the optimiser; "
-            "averages may also stand in frozen layers"
+            "come from before; do that in a later fit on the released weights, and limit or average weights inside the "
+            "optimiser; averages may also stand in frozen layers"
         )
 
 
