@@ -100,6 +100,8 @@ def _places(module: nn.Module, callbacks: Iterable[Callback]) -> Iterator[tuple[
         yield from ((prefix + key, value) for key, value in vars(layer).items() if key not in KNOWN)
     yield from module.named_buffers()
     for callback in callbacks:
+        if type(callback).__module__.startswith(f"{__name__.partition('.')[0]}."):
+            continue  # ours: those that keep such weights, as the gallery does, only show what became of them
         yield from ((f"{type(callback).__name__}.{key}", value) for key, value in vars(callback).items())
 
 

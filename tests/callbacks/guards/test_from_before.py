@@ -10,7 +10,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from noisy_runs import Module, fit, network, promises
 from torch import nn
 
-from erode.callbacks import FineTune, GradientClipping, ModelClipping, Retrain
+from erode.callbacks import (
+    FineTune,
+    GradientClipping,
+    ModelClipping,
+    PredictionGallery,
+    Retrain,
+    SpuriousInformationMonitor,
+)
 from erode.weights import save_weights
 
 
@@ -137,4 +144,10 @@ def test_a_penalty_towards_the_anchor_is_fine(kind, tmp_path):
         module.network[-1].weight.add_(1)
     steps = {} if kind is Retrain else {"steps": 2}
     fit(module, tmp_path, kind(anchor=anchor, **steps))
+    assert (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+@promises
+def test_our_callbacks_that_show_what_became_of_the_start_may_keep_it(make, tmp_path):
+    fit(Module(), tmp_path, make(), SpuriousInformationMonitor(2, artefact_key=None), PredictionGallery())
     assert (tmp_path / "unlearned" / "weights.safetensors").exists()
