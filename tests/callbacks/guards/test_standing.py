@@ -19,23 +19,24 @@ from erode.weights import save_weights, weights_digest
 
 
 class Restore(pl.Callback):
-    """Keeps the weights from before, and loads them after a step, or at the end."""
+    """Keeps the weights from before, where no look at attributes finds them; loads them after a step, or at the end."""
 
     def __init__(self, at, then=None):
         self.at, self.then = at, then
 
     def setup(self, trainer, module, stage):
-        self.before = copy.deepcopy(module.state_dict())
+        before = copy.deepcopy(module.state_dict())
+        self.restore = lambda: module.load_state_dict(before)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         if trainer.global_step == self.at:
-            module.load_state_dict(self.before)
+            self.restore()
             if self.then is not None:
                 raise self.then
 
     def on_train_end(self, trainer, module):
         if self.at == "end":
-            module.load_state_dict(self.before)
+            self.restore()
 
 
 def saving(trainer_fit, folder, *callbacks, **options):
