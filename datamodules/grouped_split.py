@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import get_args
 
 import numpy as np
@@ -19,6 +19,7 @@ def grouped_split(
     strata: Sequence[Hashable],
     fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
     seed: int = 0,
+    may_be_empty: Collection[Part] = (),
 ) -> list[Part]:
     """Divide cases into parts so that no group straddles two and every stratum is divided alike.
 
@@ -32,6 +33,7 @@ def grouped_split(
         fractions: parts of the data for training, validation and test; they sum to 1. A part with fraction 0
             stays empty.
         seed: the same seed gives the same parts.
+        may_be_empty: parts that something else fills, too.
 
     Returns:
         The part of each case, in order.
@@ -71,7 +73,7 @@ def grouped_split(
         wanting[chosen] -= counts[row]
         for index in members[names[row]]:
             parts[index] = PARTS[chosen]
-    empty = [PARTS[part] for part in allowed if PARTS[part] not in parts]
+    empty = [PARTS[part] for part in allowed if PARTS[part] not in (*parts, *may_be_empty)]
     if empty:
         raise DataError(
             f"{len(groups)} cases in {len(members)} groups leave the part {empty[0]} empty at the fractions "

@@ -51,7 +51,7 @@ class ImageFolderDataModule(MaskDataModule):
         window: intensities that become 0 and 1, e.g. in Hounsfield units; None = 0 and 255 for 8-bit data,
             the 0.5 and 99.5 percentile of the image else.
         fractions: parts of the images for training, validation and test; images that have a coarse mask only
-            are not counted and train.
+            are not counted and train, and with them all images of their group.
         part_seed: seed of that division, stratified by label and ``flag``.
         trap: divide such that the artefacts of ``flag_columns`` mislead in test, e.g.
             :class:`~erode.datamodules.trap_split.TrapSplit`; positive = the last class.
@@ -189,7 +189,19 @@ class ImageFolderDataModule(MaskDataModule):
             pinned_cases = [case for case in cases if (case.group or case.id) in pinned]
             return [*trapped.values(), *pinned_cases]
         strata = [(case.label, case.flags.get(self.flag)) for case in free]
-        drawn = grouped_split([case.group for case in free], strata, self.fractions, self.part_seed)
+        may_be_empty: list[Part] = ["train"] if pinned else []
+        try:
+            drawn = grouped_split([case.group for case in free], strata, self.fractions, self.part_seed, may_be_empty)
+        except DataError as error:
+            fine = [case for case in cases if "mask" in case.paths]
+            if len(fine) == len(free):
+                raise
+            raise DataError(
+                f"{len(fine) - len(free)} of {len(fine)} images with fine masks train, for their patients "
+                f"({self.group_column}) have an image with a coarse mask only, and the others are too few: {error}; "
+                "validation and test need patients all of whose images have fine masks: draw some, or name the parts "
+                "in a column (split_column)"
+            ) from error
         parts = {case.id: part for case, part in zip(free, drawn, strict=True)}
         return [replace(case, part=parts.get(case.id, "train")) for case in cases]
 

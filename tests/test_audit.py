@@ -222,7 +222,7 @@ def test_drawn_masks_on_one_side_only_are_refused(tmp_path):
     source = ImageFolderDataModule(
         root=tmp_path, coarse_masks="boxes", table="table.csv", id_column="image_id", split_column="split"
     )
-    with pytest.raises(ValueError, match=r"some coarse masks .* are files"):
+    with pytest.raises(ValueError, match=r"have no coarse mask file, e\.g\. .* derive all"):
         comparable_cases(source, "val", seed=0)
 
 

@@ -44,11 +44,12 @@ def comparable_cases(
             f"no foreground class has both coarsely annotated training images and images in {held_out}; "
             "use the other part, or another split"
         )
-    drawn = {"coarse" in case.paths for case in (*members, *others)}
-    if len(drawn) > 1:
+    derived = [case.id for case in (*members, *others) if "coarse" not in case.paths]
+    if 0 < len(derived) < len(members) + len(others):
         raise ValueError(
-            f"some coarse masks of the training images and of {held_out} are files, others come from the data's "
-            "coarsening, so atoms differ in kind; give every image a coarse mask, or none"
+            f"{len(derived)} of {len(members) + len(others)} coarsely annotated training images and images in "
+            f"{held_out} have no coarse mask file, e.g. {derived[0]}: derived masks would differ in kind "
+            "from those that were drawn; draw coarse masks for them too, or derive all (leave coarse_masks out)"
         )
     scale = min(there[label] / wanted[label] for label in shared)
     generator = np.random.Generator(np.random.PCG64(seed))

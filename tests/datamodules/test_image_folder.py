@@ -125,6 +125,26 @@ def test_annotated_coarse_masks_decide_the_forget_set(folder, save):
         data.prepare_data()
 
 
+def coarse_only(folder, save, *numbers):
+    for number in numbers:
+        (folder / "masks" / f"p{number:02d}_mask.png").unlink()
+        save(folder / "coarse" / f"p{number:02d}_mask.png", lesion(0 if number % 2 else 255, grow=3))
+
+
+def test_a_patient_with_a_coarse_mask_only_trains_and_training_needs_no_other(folder, save):
+    coarse_only(folder, save, *range(0, 16, 2))  # eight patients of ten
+    cases = ImageFolderDataModule(folder, coarse_masks="coarse", fractions=(0.2, 0.4, 0.4), **TABLE).cases()
+    assert {case.part for case in cases[:16]} == {"train"}
+    assert {case.part for case in cases[16:]} == {"val", "test"}
+
+
+def test_where_all_patients_have_one_that_is_said(folder, save):
+    coarse_only(folder, save, *range(0, 20, 2))
+    message = r"10 of 10 images with fine masks train, for their patients \(patient\) .* name the parts in a column"
+    with pytest.raises(DataError, match=message):
+        ImageFolderDataModule(folder, coarse_masks="coarse", **TABLE).cases()
+
+
 def test_volumes(tmp_path):
     volume = np.random.default_rng(0).normal(size=(6, 7, 8))
     for i in range(8):
