@@ -37,10 +37,16 @@ class Module(pl.LightningModule):
 
 
 class Watch(pl.Callback):
-    """Parameters after each step; optionally acts after one."""
+    """Parameters after each step, kept where no look at attributes finds copies; optionally acts after one."""
 
     def __init__(self, at=None, act=None):
-        self.seen, self.at, self.act = [], at, act
+        seen = []
+        self._seen = lambda: seen
+        self.at, self.act = at, act
+
+    @property
+    def seen(self):
+        return self._seen()
 
     def on_train_start(self, trainer, module):
         self.note(module)

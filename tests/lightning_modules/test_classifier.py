@@ -4,6 +4,7 @@ import csv
 import itertools
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -168,7 +169,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 @pytest.mark.parametrize("config", ["classifier_resnet", "classifier_group_dro"])
 def test_as_people_run_it(config, tmp_path):
-    usual = ["--config", str(Path(main.__globals__["__file__"]).parent / "configs" / "model" / f"{config}.yaml")]
+    usual = ["--config", str(files("erode.configs") / "model" / f"{config}.yaml")]
     usual += ["--data=SyntheticDermoscopy", *(f"--data.init_args.{key}={value}" for key, value in SMALL.items())]
     usual += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.devices=1"]
     main(["fit", *usual, "--trainer.max_steps=2", "--trainer.default_root_dir=run"])

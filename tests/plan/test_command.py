@@ -307,7 +307,7 @@ def test_bad_wishes_are_refused(arguments, error, message):
 
 
 def test_it_is_named_in_the_overview_and_explains_itself(capsys):
-    for arguments, text in ((["--help"], "erode plan"), (["plan", "--help"], "--epsilon")):
+    for arguments, text in ((["--help"], "\n    plan  "), (["plan", "--help"], "--epsilon")):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0
