@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any
 
@@ -52,17 +52,19 @@ def _entries(batch: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return zip(batch._fields, batch, strict=True)
     if is_dataclass(batch) and not isinstance(batch, type):
-        return vars(batch).items()
+        return [(field.name, getattr(batch, field.name)) for field in fields(batch)]
     return enumerate(batch) if isinstance(batch, (list, tuple)) else ()
 
 
 def _marks(role: Any) -> Iterator[Tensor]:
-    if isinstance(role, (Tensor, np.ndarray)):
+    if isinstance(role, np.ndarray) and role.dtype.kind not in "biuf":
+        role = role.tolist()
+    if isinstance(role, (Tensor, np.ndarray, int)):  # a number is what collation makes a tensor of
         yield torch.as_tensor(role)
     elif isinstance(role, (list, tuple)):
         for part in role:
             yield from _marks(part)
-    elif not isinstance(role, (str, int, NoneType)):  # words and numbers of someone else's are no marks of pixels
+    elif not isinstance(role, (str, NoneType)):  # words of someone else's are no marks of pixels
         raise MisconfigurationException(
             f"the batch has a 'role' of type {type(role).__name__}, which cannot be searched for FORGET marks "
             "(erode.batch); serve an array or a tensor, or give it another name if it says something else"

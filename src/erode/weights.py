@@ -95,10 +95,9 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
 
 def _same(tensor: Tensor, stored: Tensor) -> bool:
-    """Bit for bit but for the dtype."""
-    return torch.equal(tensor.detach().cpu(), stored.detach().cpu().to(tensor.dtype)) or torch.allclose(
-        tensor.detach().cpu(), stored.detach().cpu().to(tensor.dtype), rtol=0, atol=0, equal_nan=True
-    )
+    """Number for number, in the dtype of the first."""
+    held = tensor.detach().cpu()
+    return torch.allclose(held, stored.detach().cpu().to(held.dtype), rtol=0, atol=0, equal_nan=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

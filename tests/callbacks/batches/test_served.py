@@ -21,10 +21,18 @@ class Record:
     role: torch.Tensor
 
 
+@dataclass(slots=True)
+class Slots:
+    role: torch.Tensor
+
+
 @pytest.mark.parametrize(
     "batch",
     [
         {"role": FORGET},
+        {"role": FORGET.tolist()},
+        {"role": np.array([[0], FORGET[0].tolist()], dtype=object)},
+        Slots(FORGET),
         {"role": [FORGET[:1], FORGET]},  # images of several sizes
         {"role": FORGET.numpy()},
         {"role": [np.asarray(FORGET)]},
@@ -33,13 +41,28 @@ class Record:
         [{"left": {"role": FORGET}}, torch.zeros(2)],
         ({"deep": [Record(torch.zeros(2), FORGET)]},),
     ],
-    ids=["tensor", "list", "array", "arrays", "named tuple", "data class", "nested", "data class, nested"],
+    ids=[
+        "tensor",
+        "numbers",
+        "ragged array",
+        "slots",
+        "list",
+        "array",
+        "arrays",
+        "named tuple",
+        "data class",
+        "nested",
+        "data class, nested",
+    ],
 )
 def test_marks_are_found(batch):
     assert any(bool((role == Role.FORGET).any()) for role in roles_of(batch))
 
 
-@pytest.mark.parametrize("batch", [{"image": FORGET}, (FORGET, FORGET), {"role": "reader"}, {"role": ["a", "b"]}, None])
+@pytest.mark.parametrize(
+    "batch",
+    [{"image": FORGET}, (FORGET, FORGET), {"role": "reader"}, {"role": ["a", "b"]}, {"role": np.array(["a"])}, None],
+)
 def test_what_says_nothing_of_pixels_is_no_mark(batch):
     assert list(roles_of(batch)) == []
 
