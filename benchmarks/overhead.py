@@ -37,17 +37,20 @@ from erode.callbacks.bases.noisy_phase import NoisyPhase
 STEPS = 5000
 """Certified steps: more than are ever taken here."""
 
+SIGMA = 1e-5
+"""Noise of a step: costs what any noise costs, and is not refused for what rounding does to weights so far away."""
+
 
 def gradient_clipping(steps: int, folder: Path) -> NoisyPhase:
-    return GradientClipping(radius=1.0, steps=steps, folder=folder)
+    return GradientClipping(epsilon=None, sigma=SIGMA, radius=1.0, steps=steps, folder=folder)
 
 
 def gradient_clipping_with_decay(steps: int, folder: Path) -> NoisyPhase:
-    return GradientClipping(radius=1.0, weight_decay=1.0, steps=steps, folder=folder)
+    return GradientClipping(epsilon=None, sigma=SIGMA, radius=1.0, weight_decay=1.0, steps=steps, folder=folder)
 
 
 def model_clipping(steps: int, folder: Path) -> NoisyPhase:
-    return ModelClipping(radius=1.0, steps=steps, folder=folder)
+    return ModelClipping(epsilon=None, sigma=SIGMA, radius=1.0, steps=steps, folder=folder)
 
 
 Operator = Callable[[int, Path], NoisyPhase]
@@ -139,7 +142,7 @@ def measure_memory(setting: Setting, opacus: bool, folder: Path) -> list[dict[st
 def show(rows: list[dict[str, Any]], memory: list[dict[str, Any]], title: str, small: Setting) -> Table:
     result = Table(title=title)
     for heading in ("", "ratio of\nwall time", "95 %", "ratio of\nCPU time", "95 %", "extra in\nthe update",
-                    "s / step", "extra memory\n[copies]", f"at {small.side}²,\nbatch {small.batch}"):  # fmt: skip
+                    "s / step", "extra memory\n(copies)", f"at {small.side}²,\nbatch {small.batch}"):  # fmt: skip
         result.add_column(heading, justify="right" if heading else "left")
     for row in rows:
         extra = [f"{m['extra_copies']:.2f}" for m in memory if m["what"] == row["what"]] or ["–", "–"]

@@ -21,6 +21,7 @@ from .bases.blocks import blocks_of
 from .bases.noisy_phase import NoisyPhase
 from .gradient_clipping import automatic_steps
 from .guards.exposure import INITIALISATION, exposed_parameters
+from .noise.draws import Draw
 from .noise.noisy_sgd import Vector, clip_, project_
 from .noise.rounding import clip_norm_within, radius_within, reach
 
@@ -166,9 +167,13 @@ class Blockwise(NoisyPhase):
             torch._foreach_lerp_(block, _some(anchor, members), decay)
         torch._foreach_add_(block, gradient, alpha=-self.learning_rate)
 
-    def add_noise(self, weights: Vector) -> None:
-        """Add the noise of one step to the block whose turn it is."""
-        super().add_noise(_some(weights, self._turn()))
+    def draw(self, weights: Vector) -> Draw:
+        """The noise of one step for the block whose turn it is."""
+        return super().draw(_some(weights, self._turn()))
+
+    def account_step(self) -> None:
+        """Account for it, in the account of its block."""
+        super().account_step()
         if self._taken % self.mechanism.steps_per_block == 0:  # the account of the next block is its own
             self._earlier += self._account.blocks
             self._account = NoisyIteration()

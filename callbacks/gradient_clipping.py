@@ -59,6 +59,7 @@ class GradientClipping(NoisyPhase):
         (10, 0.472)
     """
 
+    alike = True
     card = OperatorCard(
         guarantee="certified",
         scope="any loss, any network",

@@ -57,6 +57,7 @@ class ModelClipping(NoisyPhase):
         6
     """
 
+    alike = True
     card = OperatorCard(
         guarantee="certified",
         scope="any loss, any network",

@@ -31,6 +31,7 @@ from ..guards.exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_un
 from ..guards.fresh_start import Before, build_optimizers, check_registered
 from ..guards.ranks import check_ranks_agree
 from ..guards.refusals import check_rounding, check_setup, remembers
+from ..noise.draws import Draw
 from ..noise.keyed_noise import KeyedNoise, shared_secret
 from ..noise.noisy_sgd import NoisySGD, Vector, project_
 from ..noise.rounding import radius_within
@@ -82,6 +83,8 @@ class NoisyPhase(CertifiedOperator, base=True):
     """Whether :meth:`update` needs θ₀, which costs one copy of the exposed parameters."""
     learning_rate = 0.0
     """γ of the certified steps."""
+    alike = False
+    """Whether all steps are the same operations with the same constants, nothing but launches on a CUDA device."""
     noise_first = False
     """Whether all noise is added before training starts, so that nothing in the run sees weights without it."""
 
@@ -248,17 +251,26 @@ class NoisyPhase(CertifiedOperator, base=True):
 
     # The noisy phase -----------------------------------------------------------------------------------------
 
-    def add_noise(self, weights: Vector) -> None:
-        """Add the noise of one step, the same on every rank, and account for it.
+    def draw(self, weights: Vector) -> Draw:
+        """The noise of the step that comes, the same on every rank.
 
         The sum is rounded once. After the last step that is post-processing of it; before, it is counted with the
         rounding of the step that follows.
         """
         if self._noise is None or self._taken >= self.mechanism.steps:
             raise RuntimeError(f"{type(self).__name__} draws noise {self.mechanism.steps} times, within a fit")
-        self._noise.add_(weights, self._taken, self.mechanism.sigma)
+        return self._noise.keyed(weights, self._taken, self.mechanism.sigma)
+
+    def account_step(self) -> None:
+        """Account for a step that was taken, its noise and all."""
         self.mechanism.at(self._taken).account_step(self._account)
         self._taken += 1
+
+    def optimizer(self, weights: Sequence[nn.Parameter], anchor: Vector) -> NoisySGD:
+        """That of the certified steps."""
+        return NoisySGD(
+            weights, anchor, self.update, self.draw, self.account_step, self.learning_rate, self._reach, self.alike
+        )
 
     def _foretell(self, d: int) -> None:
         """Say what will be left of the trained weights; nothing that is said depends on them."""
@@ -276,9 +288,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._bystanders = Bystanders(module, exposed)
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
-        self._optimizer = NoisySGD(
-            list(exposed.values()), theta_0, self.update, self.add_noise, self.learning_rate, self._reach
-        )
+        self._optimizer = self.optimizer(list(exposed.values()), theta_0)
         self._before = Before.of(trainer)
         replaced = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         replaced += [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]

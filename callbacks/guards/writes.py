@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Version = tuple[int, int, int]
+
+_count = attrgetter("_version")
 
 
 class Writes:
@@ -118,9 +121,9 @@ class Writes:
         )
 
 
-def versions(weights: Iterable[nn.Parameter]) -> list[Version]:
+def versions(weights: Sequence[nn.Parameter]) -> list[Version]:
     """What changes when a weight is written or replaced.
 
     Torch counts in-place writes. A replaced tensor keeps its own count, so its address is watched too.
     """
-    return [(p._version, p.data_ptr(), p.numel()) for p in weights]
+    return list(zip(map(_count, weights), map(Tensor.data_ptr, weights), map(Tensor.numel, weights), strict=True))

@@ -10,14 +10,13 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from .chunks import Chunk, cut
-from .keystream import KEY_BYTES, KeyStream
-from .ziggurat import standard_normal
+from .draws import CPUDraw, DeviceDraw, Draw
+from .keystream import KEY_BYTES
 
 _CPU_CHUNK, _DEVICE_CHUNK = 2**16, 2**21
-"""Numbers drawn at once with a key of their own: part of what is drawn, and bounds what is held beside the weights.
+"""Numbers drawn at once: part of what is drawn, and bounds what is held beside the weights.
 
 On a GPU 24 MB: what its host has to launch costs more than that.
 """
@@ -27,14 +26,15 @@ class KeyedNoise:
     """Standard Gaussian noise as a function of (secret, step, place), and of nothing else.
 
     Independent of the global seed, of dropout, data order, number of threads and of earlier draws, so processes that
-    share the secret need no communication. The tensors are one long vector, cut into equal chunks; each chunk
-    has a generator of its own, keyed with a BLAKE2b hash of secret, step and number of the chunk, and draws in double
-    precision: single-precision normals end at 5.8 σ, which δ = 1e-7 can notice.
+    share the secret need no communication. The tensors are one long vector, cut into equal chunks. Keys are BLAKE2b
+    hashes of secret and step, and normals are drawn in double precision: those of single precision end at 5.8 σ, which
+    δ = 1e-7 can notice.
 
-    On the CPU the generator is AES, a cryptographic one. On a CUDA device it is torch's Philox with its 64-bit seed,
-    which is not, but lets the host wait for nothing. (Torch's CPU generator keeps only 32 bits of its seed: among
-    10,000 draws two would be the same with probability 1 %, and trying all seeds would strip the noise.) Draws on GPUs
-    of different models can differ; the noisy phase checks that ranks agree.
+    On the CPU the generator is AES, a cryptographic one, with a key for each chunk. On a CUDA device it is torch's
+    Philox with its 64-bit seed, one for each step, which is not, but lets the host wait for nothing. (Torch's CPU
+    generator keeps only 32 bits of its seed: among 10,000 draws two would be the same with probability 1 %, and trying
+    all seeds would strip the noise.) Draws on GPUs of different models can differ; the noisy phase checks that ranks
+    agree.
 
     Args:
         secret: of any length up to 64 bytes; never stored, printed or pickled.
@@ -49,12 +49,12 @@ class KeyedNoise:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._tensors: list[Tensor] = []
-        self._places: list[tuple[int, int]] = []
+        self._places: list[int] = []
         self._chunks: list[Chunk] = []
         self._generator: torch.Generator | None = None
 
-    def add_(self, tensors: Sequence[Tensor], step: int, scale: float) -> None:
-        """Add N(0, scale²) to each tensor, in place, a bounded piece at a time: no copy of the tensors is made.
+    def keyed(self, tensors: Sequence[Tensor], step: int, scale: float) -> Draw:
+        """N(0, scale²) for each tensor, ready to be added in place, a bounded piece at a time.
 
         The sum is formed in double precision and rounded once to the tensor's own, so the result is a function of
         tensor plus noise alone; noise rounded by itself would not be. (MPS has single precision only.)
@@ -64,15 +64,17 @@ class KeyedNoise:
             step: the draw, counted from 0.
             scale: σ.
         """
-        chunks = self._cut(tensors)
-        keys = [self._key(step, index) for index in range(len(chunks))]
-        device = tensors[0].device
+        chunks, device = self._cut(tensors), tensors[0].device
         if device.type == "cpu":
-            _add_on_cpu(chunks, keys, scale)
-            return
+            return CPUDraw(chunks, [self._key(step, index) for index in range(len(chunks))], scale)
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device)
-        _add_on_device(chunks, keys, scale, self._generator)
+        self._generator.manual_seed(int.from_bytes(self._key(step, 0), "little") & (2**63 - 1))
+        return DeviceDraw(chunks, self._generator, scale)
+
+    def add_(self, tensors: Sequence[Tensor], step: int, scale: float) -> None:
+        """Add N(0, scale²) to each tensor, in place; see :meth:`keyed`."""
+        self.keyed(tensors, step, scale).add_()
 
     def draw(self, like: Sequence[Tensor], step: int) -> list[Tensor]:
         """The noise alone: one tensor of N(0, 1) for each of ``like``, in its shape and dtype and on its device."""
@@ -83,7 +85,7 @@ class KeyedNoise:
 
     def _cut(self, tensors: Sequence[Tensor]) -> list[Chunk]:
         """As at the draw before, if it was for the same tensors: cutting costs a GPU's host as much as drawing."""
-        places = [(tensor.data_ptr(), tensor.numel()) for tensor in tensors]
+        places = [*map(Tensor.data_ptr, tensors), *map(Tensor.numel, tensors)]
         same = len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors))
         if not same or places != self._places:
             size = _CPU_CHUNK if tensors[0].device.type == "cpu" else _DEVICE_CHUNK
@@ -118,31 +120,3 @@ def shared_secret(broadcast: Callable[[bytes], bytes], seed: int | None = None) 
     if seed is not None:
         return hashlib.sha256(f"debugging seed {seed}".encode()).digest()
     return broadcast(secrets.token_bytes(32))
-
-
-def _add_on_cpu(chunks: Sequence[Chunk], keys: Sequence[bytes], scale: float) -> None:
-    """Draw and add on one thread: two would wait for Python's lock, and for one another, longer than they work."""
-    for chunk, key in zip(chunks, keys, strict=True):
-        drawn = standard_normal(KeyStream(key), chunk.numel)
-        drawn *= scale
-        for part, noise in zip(chunk.parts, chunk.split(torch.from_numpy(drawn)), strict=True):
-            if part.dtype in (torch.float32, torch.float64):
-                weights = part.numpy()
-                weights += noise.numpy()
-                increment_version(part)
-            else:
-                part.add_(noise)
-
-
-def _add_on_device(chunks: Sequence[Chunk], keys: Sequence[bytes], scale: float, generator: torch.Generator) -> None:
-    """Draw with torch's generator of the device and add fused; the host waits for nothing."""
-    for chunk, key in zip(chunks, keys, strict=True):
-        generator.manual_seed(int.from_bytes(key, "little") & (2**63 - 1))
-        # MPS has no double precision.
-        dtype = torch.float32 if generator.device.type == "mps" else torch.float64
-        wide = torch.empty(chunk.numel, dtype=dtype, device=generator.device).normal_(generator=generator)
-        if len(chunk.parts) == 1:
-            chunk.parts[0].add_(chunk.split(wide)[0], alpha=scale)
-            continue
-        torch.add(torch.cat(chunk.parts), wide, alpha=scale, out=wide)
-        torch._foreach_copy_(chunk.parts, list(chunk.split(wide)))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..guards.deferred import DeferredCheck
 from ..guards.writes import versions
+from .draws import DeviceDraw, Draw
+from .replays import Replays
 
 Vector = Sequence[Tensor]
 """Tensors that together are one vector: weights, gradients or the anchor, in the same order."""
@@ -31,9 +34,6 @@ What rounding does where they are added to weights is held back apart (:mod:`~er
 _CHUNK = 2**16
 """Numbers of a norm that the CPU widens to double precision at once."""
 
-_DEVICE_CHUNK = 2**21
-"""Numbers that a device copies together for a norm."""
-
 _LOOK_EVERY = 16
 """Steps between two looks whether a CUDA device's weights are finite: what is not finite stays so."""
 
@@ -44,15 +44,19 @@ class NoisySGD(Optimizer):
     Clipping lies within the step, behind every hook that could still touch the gradient (other callbacks, the
     Trainer's own clip), so their order does not change the mechanism: whatever they make of the gradient is
     clipped. Learning rate, decay and clip norm belong to ``update``; what other code writes into
-    ``param_groups`` has no effect. There is no momentum and no state.
+    ``param_groups`` has no effect. There is no momentum and no state. On a CUDA
+    device gradients are gone after a step.
 
     Args:
         parameters: the exposed parameters, each once.
         anchor: θ₀ of each.
         update: the mechanism's update.
-        add_noise: adds noise to the weights and accounts for it.
+        noise: the noise of the step that comes, for the weights.
+        account: called after each step.
         learning_rate: shown to those who log it.
         reach: norm that the weights cannot exceed, from which it follows what rounding can do to them.
+        alike: that all steps are the same operations with the same constants, and nothing but launches on a CUDA
+            device, so that they may be replayed there.
 
     Raises:
         MisconfigurationException: at a step, if something else wrote the weights since the step before.
@@ -69,16 +73,21 @@ class NoisySGD(Optimizer):
         parameters: Sequence[Parameter],
         anchor: Vector,
         update: Update,
-        add_noise: Callable[[Vector], None],
+        noise: Callable[[Vector], Draw],
+        account: Callable[[], None] = lambda: None,
         learning_rate: float = 0.0,
         reach: float = math.inf,
+        alike: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": learning_rate})
         self._weights = list(parameters)
         self._anchor = anchor
         self._update = update
-        self._add_noise = add_noise
+        self._noise = noise
+        self._account = account
         self._reach = reach
+        alike = alike and self._weights[0].is_cuda and len({p.dtype for p in self._weights}) == 1
+        self._replays = Replays() if alike else None
         self._finite = DeferredCheck(_not_finite)
         self._steps = 0
         self._versions = versions(self._weights)
@@ -96,18 +105,17 @@ class NoisySGD(Optimizer):
         self._finite.poll()
         self._check_untouched()
         with torch.no_grad():
-            whole = [_dense(p) for p in self._weights]
-            self._update(self._weights, whole, self._anchor)
+            self._take(self._noise(self._weights))
             if not self._weights[0].is_cuda or self._steps % _LOOK_EVERY == 0:
                 self._look()
-            self._add_noise(self._weights)
+        self._account()
         self._steps += 1
         self._versions = versions(self._weights)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing but the shown learning rate; refused for a step that was not finite, or was cut short."""
-        # Between update and noise the weights have moved by what no account knows of: nobody may resume from there.
+        # Within a step the weights have moved by what no account knows of: nobody may resume from there.
         self.settle()
         return super().state_dict()
 
@@ -116,6 +124,28 @@ class NoisySGD(Optimizer):
         self._look()
         self._finite.settle()
         self._check_untouched()
+
+    def _take(self, draw: Draw) -> None:
+        if self._replays is None or not isinstance(draw, DeviceDraw):
+            self._update(self._weights, [_dense(p) for p in self._weights], self._anchor)
+            draw.add_()
+            return
+        gradient = self._gathered()
+
+        def operations() -> None:
+            pieces = _unflatten_dense_tensors(gradient, self._weights)  # type: ignore[no-untyped-call]
+            self._update(self._weights, pieces, self._anchor)
+            draw.add_()
+
+        self._replays.launch(operations, draw, gradient)
+        increment_version(self._weights)  # a replay does not count as a write
+
+    def _gathered(self) -> Tensor:
+        """All gradients in one piece; they are let go, so that they are not held twice."""
+        flat: Tensor = _flatten_dense_tensors([_dense(p) for p in self._weights])  # type: ignore[no-untyped-call]
+        for parameter in self._weights:
+            parameter.grad = None
+        return flat
 
     def _look(self) -> None:
         # Whatever an update did, what is not finite stays so, whether scaled, averaged or noised.
@@ -148,33 +178,12 @@ def vector_norm(vector: Vector) -> Tensor:
         >>> vector_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
         5.0
     """
+    pieces = [tensor.detach() for tensor in vector]
     if vector[0].device.type == "cpu":  # torch would widen a whole tensor
-        pieces = [piece for tensor in vector for piece in tensor.detach().reshape(-1).split(_CHUNK)]  # type: ignore[no-untyped-call]
-        norms: list[Tensor] = list(torch._foreach_norm(pieces, 2, dtype=torch.float64))
-    else:  # one small tensor for each of many would cost the host more than copying them together
-        dtype = torch.float32 if vector[0].device.type == "mps" else torch.float64
-        norms = [torch.linalg.vector_norm(piece, dtype=dtype) for piece in _together(vector)]
+        pieces = [piece for tensor in pieces for piece in tensor.reshape(-1).split(_CHUNK)]  # type: ignore[no-untyped-call]
+    dtype = torch.float32 if vector[0].device.type == "mps" else torch.float64
+    norms: list[Tensor] = list(torch._foreach_norm(pieces, 2, dtype=dtype))
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-
-
-def _together(vector: Vector) -> Iterator[Tensor]:
-    """All numbers, in few tensors: small ones as copies in one, large ones as they are."""
-    group: list[Tensor] = []
-    room = _DEVICE_CHUNK
-    for tensor in vector:
-        if group and tensor.numel() > room:
-            yield _as_one(group)
-            group, room = [], _DEVICE_CHUNK
-        group.append(tensor.detach())
-        room -= tensor.numel()
-    yield _as_one(group)
-
-
-def _as_one(tensors: list[Tensor]) -> Tensor:
-    if len(tensors) == 1:
-        return tensors[0]
-    flat: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
-    return flat
 
 
 def clip_(vector: Vector, radius: float) -> None:

@@ -14,7 +14,6 @@ from torch.nn import Parameter
 from erode.accounting import gdp_epsilon
 from erode.callbacks import Blockwise
 from erode.callbacks.noise.keyed_noise import KeyedNoise
-from erode.callbacks.noise.noisy_sgd import NoisySGD
 
 RUNS, STEPS = 100_000, 10
 CONFIDENCE, MU, DELTA = 0.95, 1.0, 1e-5
@@ -45,7 +44,7 @@ def released(operator, start, gradients, secret):
     with torch.no_grad():
         operator.clip_start(weights, anchor)
     operator._noise = KeyedNoise(secret)
-    optimizer = NoisySGD(weights, anchor, operator.update, operator.add_noise)
+    optimizer = operator.optimizer(weights, anchor)
     for _ in range(operator.mechanism.steps):
         for weight, gradient in zip(weights, gradients([w.detach() for w in weights]), strict=True):
             weight.grad = gradient.clone()
@@ -101,11 +100,16 @@ def test_one_block_alone_tells_less():
 class Repairs(Blockwise):
     """Mutation: once the first block is noised, it is trained freely, next to a block that has no noise yet."""
 
-    def add_noise(self, weights):
-        super().add_noise(weights)
+    def draw(self, weights):
+        self._all = weights
+        return super().draw(weights)
+
+    def account_step(self):
+        super().account_step()
         if self._taken == STEPS:
-            for _ in range(10):
-                weights[0].sub_(coupled(weights)[0], alpha=0.5)
+            with torch.no_grad():
+                for _ in range(10):
+                    self._all[0].sub_(coupled(self._all)[0], alpha=0.5)
 
 
 class NeverClipped(Blockwise):

@@ -108,8 +108,10 @@ def test_without_a_mutation_the_certificate_is_true_and_tight(tmp_path):
 
 
 def scale_noise(monkeypatch, factor):
-    add = KeyedNoise.add_
-    monkeypatch.setattr(KeyedNoise, "add_", lambda self, tensors, step, scale: add(self, tensors, step, factor * scale))
+    keyed = KeyedNoise.keyed
+    monkeypatch.setattr(
+        KeyedNoise, "keyed", lambda self, tensors, step, scale: keyed(self, tensors, step, factor * scale)
+    )
 
 
 def refused_for_how_far_it_went(folder, monkeypatch, **settings):

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from erode.accounting import gdp_epsilon
 from erode.callbacks import GradientClipping, ModelClipping, OutputPerturbation
 from erode.callbacks.noise.keyed_noise import KeyedNoise
-from erode.callbacks.noise.noisy_sgd import NoisySGD, project_
+from erode.callbacks.noise.noisy_sgd import project_
 
 RUNS = 100_000
 STEPS = 20
@@ -42,7 +42,7 @@ def released(operator, start, gradient, secret, steps=STEPS):
         project_(weights, anchor, operator.radius)
     operator._noise = KeyedNoise(secret)
     operator._taken = 0
-    optimizer = NoisySGD(weights, anchor, operator.update, operator.add_noise)
+    optimizer = operator.optimizer(weights, anchor)
     for _ in range(steps):
         weights[0].grad = gradient(weights[0].detach())
         optimizer.step()

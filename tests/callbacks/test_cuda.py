@@ -31,16 +31,24 @@ def made(operator_class, **settings):
     return operator_class(**settings, **({} if operator_class is OutputPerturbation else {"steps": STEPS}))
 
 
-def after_a_step(operator_class, shapes):
-    """An optimiser that has allocated what it keeps, with gradients for another step."""
-    parameters = [nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
-    anchor = [torch.zeros_like(p) for p in parameters]
-    operator, noise = operator_class(steps=STEPS), KeyedNoise(b"a")
-    optimizer = NoisySGD(parameters, anchor, operator.update, lambda weights: noise.add_(weights, 0, 1.0))
+def stepping(operator_class, shapes, alike=True):
+    """An optimiser with gradients for its first step."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape, generator=generator).cuda()) for shape in shapes]
+    settings = {"weight_decay": 0.5} if operator_class is GradientClipping else {}
+    operator, noise, taken = made(operator_class, **settings), KeyedNoise(b"a"), []
+    optimizer = NoisySGD(
+        parameters, [torch.zeros_like(p) for p in parameters], operator.update,
+        lambda weights: noise.keyed(weights, len(taken), 0.1), lambda: taken.append(None), alike=alike,
+    )  # fmt: skip
+    new_gradients(parameters, 0)
+    return optimizer, parameters
+
+
+def new_gradients(parameters, step):
+    generator = torch.Generator().manual_seed(step)
     for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    return optimizer
+        parameter.grad = torch.randn(parameter.shape, generator=generator).cuda()
 
 
 def test_noise_is_standard_gaussian_with_a_tail():
@@ -65,14 +73,73 @@ def test_noise_is_a_function_of_secret_step_and_place():
         assert abs(torch.corrcoef(torch.stack([first[0], other]))[0, 1]) < 5 / 700_000**0.5
 
 
+@pytest.mark.parametrize("alike", [False, True], ids=["launched", "replayed"])
 @pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
-def test_a_step_keeps_the_host_waiting_for_nothing(operator_class):
-    optimizer = after_a_step(operator_class, [(200, 300), (7,)])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def test_a_step_keeps_the_host_waiting_for_nothing(operator_class, alike):
+    optimizer, parameters = stepping(operator_class, [(200, 3000), (7,)], alike)
+    for step in range(4):
+        new_gradients(parameters, step)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("shapes", [[(200, 3000), (7,)], [(1500, 1000), (900, 1000), (8,), (2100, 1000)]])
+@pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
+def test_replays_do_what_launches_do_with_noise_of_their_own(operator_class, shapes):
+    """To the last bit, over many steps, also where memory lies elsewhere at some of them."""
+    ends, steps, crowd = {}, 12, []
+    for alike in (False, True):
+        optimizer, parameters = stepping(operator_class, shapes, alike)
+        for step in range(steps):
+            new_gradients(parameters, step)
+            if step % 4 == 3:  # takes the places that were lent
+                crowd = [torch.full((2**22,), torch.nan, device="cuda") for _ in range(9)]
+            optimizer.step()
+            crowd.clear()
+        optimizer.settle()
+        ends[alike] = [parameter.detach().clone() for parameter in parameters]
+    assert all(torch.equal(a, b) for a, b in zip(ends[False], ends[True], strict=True))
+    assert optimizer._replays.replayed >= steps // 2
+
+
+class Replayed(pl.Callback):
+    """Counts the steps that were replayed."""
+
+    count = 0
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        replays = getattr(trainer.optimizers[0], "_replays", None)
+        self.count = self.count if replays is None else replays.replayed
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_most_steps_of_a_fit_are_replayed(precision, tmp_path):
+    counted = Replayed()
+    operator = GradientClipping(epsilon=None, sigma=1e-5, steps=30)
+    large = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 600, 3), nn.Conv2d(600, 2, 3, padding=2)
+    )
+    fit(Module(large), tmp_path, operator, counted, precision=precision, max_steps=32)
+    held(tmp_path)
+    assert counted.count >= 25
+
+
+def test_draws_on_other_work_leave_a_recording_as_it_is():
+    """What else draws on the device, as dropout does, has generators of its own."""
+    first, second = (stepping(GradientClipping, [(200, 3000)]) for _ in range(2))
+    torch.cuda.manual_seed(3)
+    undisturbed = torch.rand(4, device="cuda")
+    torch.cuda.manual_seed(3)
+    for step in range(6):
+        new_gradients(first[1], step)
+        new_gradients(second[1], step)
+        first[0].step()
+        second[0].step()
+    assert torch.equal(torch.rand(4, device="cuda"), undisturbed)
+    assert torch.equal(first[1][0], second[1][0])
 
 
 @pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
@@ -131,7 +198,7 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path):
 def test_a_gradient_that_is_not_finite_is_refused_before_anything_leaves():
     parameter = nn.Parameter(torch.randn(3, device="cuda"))
     operator, noise = made(GradientClipping), KeyedNoise(b"a")
-    optimizer = NoisySGD([parameter], [], operator.update, lambda weights: noise.add_(weights, 0, 1.0))
+    optimizer = NoisySGD([parameter], [], operator.update, lambda weights: noise.keyed(weights, 0, 1.0))
     parameter.grad = torch.full_like(parameter, float("nan"))
     optimizer.step()
     with pytest.raises(FloatingPointError, match="not finite"):
@@ -158,10 +225,16 @@ def test_forget_atoms_are_refused_before_anything_leaves(steps, tmp_path):
 
 @pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
 def test_a_step_takes_at_most_one_copy_of_the_parameters(operator_class):
-    """Beside weights, gradients and anchor."""
-    optimizer = after_a_step(operator_class, [(2_000_000,)] * 4)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    """Beside weights, gradients and anchor; and recordings keep next to nothing."""
+    optimizer, parameters = stepping(operator_class, [(2_000_000,)] * 4)
     optimizer.step()
-    copy = 4 * 4 * 2_000_000
-    assert torch.cuda.max_memory_allocated() - before < copy
+    copy, reserved = 4 * 4 * 2_000_000, torch.cuda.memory_reserved()
+    for step in range(4):
+        new_gradients(parameters, step)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        optimizer.step()
+        assert torch.cuda.max_memory_allocated() - before < copy + 2**20
+        assert torch.cuda.memory_allocated() - before < 2**20 - copy  # gradients are let go
+    assert optimizer._replays.replayed >= 3
+    assert torch.cuda.memory_reserved() - reserved <= 4 * 2**20 + copy

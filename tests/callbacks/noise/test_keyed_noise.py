@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from erode.callbacks.noise import keyed_noise
 from erode.callbacks.noise.chunks import Chunk, cut
+from erode.callbacks.noise.draws import CPUDraw, DeviceDraw
 from erode.callbacks.noise.keyed_noise import KeyedNoise, shared_secret
 from erode.callbacks.noise.keystream import KeyStream
 from erode.callbacks.noise.ziggurat import standard_normal
@@ -50,7 +50,7 @@ def test_each_chunk_is_the_stream_of_its_key():
     """Nothing of the chunk before it, and all of the key."""
     keys = [bytes(15) + b"a", b"a" + bytes(15), bytes(16)]
     tensors = [torch.zeros(100, dtype=torch.float64) for _ in keys]
-    keyed_noise._add_on_cpu([Chunk([tensor]) for tensor in tensors], keys, 1.0)
+    CPUDraw([Chunk([tensor]) for tensor in tensors], keys, 1.0).add_()
     for key, tensor in zip(keys, tensors, strict=True):
         assert np.array_equal(tensor.numpy(), standard_normal(KeyStream(key), 100))
     assert len({tensor[0].item() for tensor in tensors}) == len(keys)
@@ -78,16 +78,14 @@ def test_noise_is_added_in_double_precision_and_rounded_once():
     weights = [torch.rand(3_000), torch.rand(50, 3)]
     before = torch.cat([w.flatten() for w in weights]).double()
     on_cpu, on_device = ([w.clone() for w in weights] for _ in range(2))
-    keyed_noise._add_on_cpu(cut(on_cpu, 2**18), [bytes(16)], 0.3)
+    CPUDraw(cut(on_cpu, 2**18), [bytes(16)], 0.3).add_()
     drawn = torch.from_numpy(standard_normal(KeyStream(bytes(16)), len(before)))
     assert torch.equal(torch.cat([w.flatten() for w in on_cpu]), (before + drawn * 0.3).float())
     for size in (2**18, 100):  # several parts in a chunk, and one
         chunks = cut(on_device, size)
-        keyed_noise._add_on_device(chunks, [bytes([i]) * 8 for i in range(len(chunks))], 0.3, torch.Generator())
-        drawn = []
-        for i, chunk in enumerate(chunks):
-            generator = torch.Generator().manual_seed(int.from_bytes(bytes([i]) * 8, "little") & (2**63 - 1))
-            drawn.append(torch.empty(chunk.numel, dtype=torch.float64).normal_(generator=generator))
+        DeviceDraw(chunks, torch.Generator().manual_seed(5), 0.3).add_()
+        generator = torch.Generator().manual_seed(5)
+        drawn = [torch.empty(c.numel, dtype=torch.float64).normal_(generator=generator) for c in chunks]
         assert torch.equal(
             torch.cat([w.flatten() for w in on_device]), torch.add(before, torch.cat(drawn), alpha=0.3).float()
         )
@@ -98,7 +96,7 @@ def test_a_device_draws_from_torchs_generator():
     """The path of a GPU, walked on the CPU: the same bits each time, Gaussian, and every number its own."""
     first, second = ([torch.zeros(300_000), torch.zeros(9, dtype=torch.float64)] for _ in range(2))
     for tensors in (first, second):
-        keyed_noise._add_on_device(cut(tensors, 2**18), [b"5", b"6", b"7"], 3.0, torch.Generator())
+        DeviceDraw(cut(tensors, 2**18), torch.Generator().manual_seed(5), 3.0).add_()
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert stats.kstest(first[0].numpy() / 3, "norm").pvalue > 1e-3
     assert len(torch.cat([tensor.double() for tensor in first]).unique()) > 299_000  # single precision repeats a few

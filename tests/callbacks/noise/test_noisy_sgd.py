@@ -8,13 +8,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn import Parameter
 
 from erode.callbacks import GradientClipping, ModelClipping
+from erode.callbacks.noise.chunks import cut
+from erode.callbacks.noise.draws import CPUDraw, DeviceDraw
 from erode.callbacks.noise.noisy_sgd import NoisySGD, clip_, project_, vector_norm
+from erode.callbacks.noise.replays import Replays
 
 VALUES = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20)
 
 
 def nothing(weights):
     """No noise: what is left is the update."""
+    return CPUDraw([], [], 0.0)
 
 
 def vector(*values):
@@ -95,11 +99,49 @@ def test_weights_that_something_else_wrote_are_refused(write):
 def test_the_learning_rate_shown_to_monitors_has_no_effect():
     operator = GradientClipping(clip_norm=1.0, learning_rate=0.1, steps=1)
     weights = [Parameter(torch.zeros(1))]
-    optimizer = NoisySGD(weights, [], operator.update, nothing, operator.learning_rate)
+    optimizer = NoisySGD(weights, [], operator.update, nothing, learning_rate=operator.learning_rate)
     optimizer.param_groups[0]["lr"] *= 100
     weights[0].grad = torch.tensor([5.0])
     optimizer.step()
     assert weights[0].item() == pytest.approx(-0.1, rel=1e-4)
+
+
+class Launched(Replays):
+    """Nothing is recorded where there is no GPU."""
+
+    count = 0
+
+    def launch(self, operations, draw, gradient):
+        self.count += 1
+        operations()
+
+
+@pytest.mark.parametrize("operator_class", [GradientClipping, ModelClipping])
+def test_gathered_gradients_do_what_single_ones_do(operator_class):
+    """The path of a GPU, walked on the CPU, whatever the memory format, also without some gradients."""
+    ends = []
+    for gathered in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        weights = [Parameter(torch.randn(shape, generator=generator)) for shape in ((20, 30), (7,), (3, 4, 5, 5))]
+        weights[2].data = weights[2].data.to(memory_format=torch.channels_last)
+        operator = operator_class(steps=9)
+        chunks = cut(weights, 500)
+
+        def noise(_, chunks=chunks, generator=generator):
+            return DeviceDraw(chunks, generator, 0.1)
+
+        optimizer = NoisySGD(weights, [torch.zeros_like(w) for w in weights], operator.update, noise)
+        optimizer._replays = Launched() if gathered else None
+        for step in range(4):
+            for weight in weights[step == 2 :]:
+                weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+            assert all((weight.grad is None) == gathered for weight in weights[step == 2 :])
+            optimizer.zero_grad()
+        optimizer.settle()
+        ends.append([weight.detach().clone() for weight in weights])
+    assert optimizer._replays.count == 4
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=0) for a, b in zip(*ends, strict=True))
 
 
 def test_norms_of_large_vectors_are_exact_enough():

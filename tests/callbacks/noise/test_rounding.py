@@ -12,6 +12,7 @@ from noisy_runs import Module, Watch, fit
 from torch.nn import Parameter
 
 from erode.callbacks import CNS, Blockwise, GradientClipping, ModelClipping, OutputPerturbation
+from erode.callbacks.noise.draws import CPUDraw
 from erode.callbacks.noise.keyed_noise import KeyedNoise
 from erode.callbacks.noise.noisy_sgd import NoisySGD
 from erode.callbacks.noise.rounding import reach, rounding_error
@@ -185,8 +186,8 @@ def test_weights_beyond_their_reach_are_refused():
     operator = GradientClipping(clip_norm=1.0, learning_rate=0.1, steps=1)
     weights = [Parameter(torch.ones(4)), Parameter(torch.ones(5))]
     with pytest.raises(FloatingPointError, match="further away than clipped steps and noise can carry them"):
-        NoisySGD(weights, [], operator.update, lambda w: None, reach=2.99).step()
-    NoisySGD(weights, [], operator.update, lambda w: None, reach=3.01).step()
+        NoisySGD(weights, [], operator.update, lambda w: CPUDraw([], [], 0.0), reach=2.99).step()
+    NoisySGD(weights, [], operator.update, lambda w: CPUDraw([], [], 0.0), reach=3.01).step()
 
 
 def test_a_run_that_goes_on_holds_back_as_before(tmp_path):
