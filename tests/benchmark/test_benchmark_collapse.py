@@ -75,7 +75,7 @@ def test_each_data_set_and_fraction_has_its_panel_and_exact_rows_of_its_own(cell
 def test_a_map_has_a_square_for_each_epsilon_and_size_and_leaves_out_what_was_not_run(cells):
     given = [("a", 1.0, 1000, 0.1), ("a", 8.0, 1000, 0.0), ("a", 8.0, 9000, 0.05)]
     ((texts, epsilons, sizes),) = panels(collapse_figure(*cells(*given))).values()
-    assert (texts, epsilons, sizes) == (["+0.100", "+0.000", "", "+0.050"], ["1", "8"], ["1,000", "9,000"])
+    assert (texts, epsilons, sizes) == (["+0.100", "+0.000", "no result", "+0.050"], ["1", "8"], ["1,000", "9,000"])
 
 
 def test_no_map_of_one_epsilon_and_one_size_or_without_exact_rows(cells):

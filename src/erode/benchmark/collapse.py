@@ -123,7 +123,7 @@ def _panel(axis: Axes, losses: pd.DataFrame) -> Any:
     image = axis.imshow(values, cmap="RdBu_r", vmin=-SHOWN, vmax=SHOWN, aspect="auto", origin="lower")
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.55 * SHOWN else INK
-        text = "" if math.isnan(value) else f"{value:+.3f}"
+        text = "no result" if math.isnan(value) else f"{value:+.3f}"
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(losses.columns)), [f"{value:g}" for value in losses.columns])
     axis.set_yticks(range(len(losses)), [f"{value:,}" for value in losses.index])
