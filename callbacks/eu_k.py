@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
+from ..lightning_state import callbacks_of
 from ..operators import OperatorCard
 from .bases.blocks import LastBlocks
 from .guards.fresh_start import Before, build_optimizers
@@ -55,7 +56,7 @@ class EUk(LastBlocks):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
-        refuse_memories(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        refuse_memories(callbacks_of(trainer))
         trained = {name for block in self._trained for name in block.parameters}
         stuck = [name for name in unresettable(module) if name in trained]
         stuck += [

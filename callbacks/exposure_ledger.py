@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from ..lightning_state import callbacks_of, runs_fast
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, read_ledger
 from ..weights import state_digest
 from .bases.operator import operators_of
@@ -91,7 +92,7 @@ class ExposureLedger(Callback):
         assert self._start is not None
         if not self._start.exposure.unknown and trainer.ckpt_path is None:
             check_known(trainer, pl_module, f"ExposureLedger('{self.history}')")
-            refuse_memories(trainer.callbacks, before=self)  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            refuse_memories(callbacks_of(trainer), before=self)
             check_unused(trainer)
         folder = self.folder or run_folder(trainer)
         if (folder / FILE_NAME).exists() and trainer.ckpt_path is None:
@@ -146,7 +147,7 @@ class ExposureLedger(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the ledger of the weights the run ends with."""
         folder = self.folder or run_folder(trainer)
-        if self._recorder is None or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if self._recorder is None or runs_fast(trainer):
             return
         ledger = self._recorder.ledger(tensors_of(pl_module))
         if trainer.is_global_zero:

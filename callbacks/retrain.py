@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from ..lightning_state import callbacks_of
 from ..masks import View
 from ..operators import OperatorCard
 from ..requests.ledger import Ledger, ledger_of_file
@@ -78,7 +79,7 @@ class Retrain(UnlearningOperator):
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers whose trained values would survive."""
-        refuse_memories(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        refuse_memories(callbacks_of(trainer))
         left = [] if self.anchor is not None else unresettable(module)
         if left:
             raise MisconfigurationException(

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from ..lightning_state import callbacks_of
 from ..masks import ForgetSplit, View
 from ..operators import OperatorCard
 from ..requests import Atoms as RequestedAtoms
@@ -102,7 +103,7 @@ class Rewind(UnlearningOperator):
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse a request that nothing in the folder answers, and data that would teach it again."""
         check_strategy(trainer, module)
-        refuse_memories(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        refuse_memories(callbacks_of(trainer))
         split = split_of(trainer)
         self._wanted = self._asked or _of_split(split)
         if split is not None:

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..distillation import divergence_from_teacher
+from ..lightning_state import runs_fast
 from ..masks import View
 from ..operators import OperatorCard
 from .bases.own_loss import OwnLoss, first_head, label_loss, logits_of
@@ -142,7 +143,7 @@ class Scrub(OwnLoss):
             )
         trainer.fit_loop.setup_data()  # nothing knows the length of an epoch before
         planned, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
-        if math.isinf(planned) or planned < 1 or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if math.isinf(planned) or planned < 1 or runs_fast(trainer):
             return
         epoch = batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
         last = self._phase_at(int(planned) - 1, int((planned - 1) // epoch))

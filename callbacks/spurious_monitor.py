@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..files import write_atomically
+from ..lightning_state import callbacks_of
 from ..metrics import GlobalSpuriousInformation, SegmentationDice, SpuriousLeakage
 from ..operators import OperatorCard
 from ..pictures import Panel, curves_figure, save_figure
@@ -92,7 +93,7 @@ class SpuriousInformationMonitor(Callback):
         """Keep the original weights until they are measured; operators change them only later."""
         if stage == "fit":
             self.rows, self._resumed = [], False
-            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            callbacks: list[Any] = callbacks_of(trainer)
             self._promised = any(_promises(callback) for callback in callbacks)
             self._original = initial_weights(pl_module)
 

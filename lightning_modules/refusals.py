@@ -22,6 +22,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from ..lightning_state import callbacks_of
 from ..objectives import ClassificationObjective
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -50,7 +51,7 @@ def check_trainer(trainer: Trainer) -> None:
         raise MisconfigurationException(f"quantised training is untested in precision {precision}; use 32-true")
     if any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs):
         raise MisconfigurationException("ReduceLROnPlateau follows the data; use a schedule of the step alone")
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    for callback in callbacks_of(trainer):
         if isinstance(callback, EarlyStopping):
             raise MisconfigurationException("EarlyStopping ends the run by the data; give max_steps alone")
     if trainer.strategy.root_device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
@@ -63,7 +64,7 @@ def check_tuners(trainer: Trainer) -> None:
     Raises:
         MisconfigurationException: naming the first.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    for callback in callbacks_of(trainer):
         if isinstance(callback, (BatchSizeFinder, LearningRateFinder)):
             raise MisconfigurationException(
                 f"{type(callback).__name__} chooses by the data; give the value itself, found on other data"

@@ -11,6 +11,8 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
+from ...lightning_state import callbacks_of
+
 
 def forget_earlier_runs(trainer: Trainer) -> None:
     """Let metrics, and every EarlyStopping and ModelCheckpoint, that served an earlier fit start anew.
@@ -18,7 +20,7 @@ def forget_earlier_runs(trainer: Trainer) -> None:
     Files stay as they are.
     """
     _reset_metrics(trainer.lightning_module)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    for callback in callbacks_of(trainer):
         if isinstance(callback, EarlyStopping):
             _restart(callback)
         elif isinstance(callback, ModelCheckpoint):
@@ -52,7 +54,7 @@ class NoisyScores:
         _go_on(trainer)
         for config in trainer.lr_scheduler_configs:
             self._let_wait(config)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        for callback in callbacks_of(trainer):
             if isinstance(callback, EarlyStopping):
                 _restart(callback)
                 self._let_wait(callback)
@@ -69,7 +71,7 @@ class NoisyScores:
         """Let checkpoints be saved at the step of the hand-over after all: its weights have a score of their own."""
         if trainer.global_step != self._step:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        for callback in callbacks_of(trainer):
             if isinstance(callback, ModelCheckpoint) and callback.monitor in trainer.callback_metrics:
                 callback._last_global_step_saved = 0
 

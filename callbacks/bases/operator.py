@@ -5,19 +5,17 @@ from __future__ import annotations
 import inspect
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
-from torch.nn import Module
 from torch.optim import Optimizer
 
 from ...files import write_json
+from ...lightning_state import callbacks_of, runs_fast
 from ...masks import View
-from ...operators import Effort, OperatorCard
-from ...requests import Ledger
 from ...weights import weights_digest
 from ..batches.observation import run_folder
 from ..batches.served import split_of
@@ -30,12 +28,13 @@ from ..guards.standing import Standing, check_continuation
 from .early_scores import forget_earlier_runs
 from .release import RECORD_NAME, divergence, holds_release, infinite_buffers, release
 from .running_statistics import RunningStatistics
+from .slots import OperatorSlots
 
 WEIGHTS_KEY = "erode_weights"
 """Of a checkpoint: the digest of all weights, which those that a resumed run starts from must have; absent: none."""
 
 
-class UnlearningOperator(Callback):
+class UnlearningOperator(OperatorSlots, base=True):
     """Base of all operators. One run of ``Trainer.fit`` with one operator unlearns once.
 
     The order of a run is fixed here; subclasses fill the slots :meth:`check_module`, :meth:`check`, :meth:`remember`,
@@ -61,26 +60,6 @@ class UnlearningOperator(Callback):
             run, if two operators meet in one run, or if a subclass refuses the set-up.
     """
 
-    card: ClassVar[OperatorCard]
-    """What it promises, needs, keeps and costs; a subclass without one is refused, unless it says ``base=True``."""
-    asks_for_forget: ClassVar[bool] = False
-    """Whether its batches are ``{"retain": batch, "forget": batch}``; only then may forget atoms be served at all."""
-    view: View
-    """Retained labels it trains on."""
-
-    def __init_subclass__(cls, *, base: bool = False, **keywords: Any) -> None:
-        """Refuse an operator that does not say what it promises; ``base=True`` for a common part of several.
-
-        Raises:
-            TypeError: without a card.
-        """
-        super().__init_subclass__(**keywords)
-        if not base and not isinstance(getattr(cls, "card", None), OperatorCard):
-            raise TypeError(
-                f"{cls.__name__} has no card: give the class card = OperatorCard(...), of erode.operators, "
-                "which says what it promises, needs, keeps and costs"
-            )
-
     def __init__(self, folder: str | Path | None = None) -> None:
         self._folder = None if folder is None else Path(folder)
         self._release_to = Path()
@@ -101,47 +80,6 @@ class UnlearningOperator(Callback):
         self._batches_before = 0
         self._original_digest = ""
 
-    # Slots ---------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def refuses(cls, module: Module) -> str | None:
-        """Why no settings would let it work on a module, with a remedy; None = some may. ``erode plan`` asks too."""
-        return None
-
-    def check_module(self, module: Module) -> None:
-        """Refuse a module that these settings do not fit, whatever its weights. ``erode plan`` asks too."""
-        if (why := self.refuses(module)) is not None:
-            raise MisconfigurationException(why)
-
-    def effort(self, batches: int | None) -> Effort:
-        """What a run computes beside its steps, for data of so many batches (None = unknown). ``erode plan`` asks."""
-        return Effort()
-
-    def check(self, trainer: Trainer, module: LightningModule) -> None:
-        """Refuse, with a remedy, what this operator cannot work with."""
-
-    def remember(self, trainer: Trainer, module: LightningModule) -> None:
-        """Copy what is needed of the original model, while its running statistics still stand."""
-
-    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
-        """Change the weights before the first step."""
-
-    def resume(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take up a run from a checkpoint, whose weights the module holds; as a new run unless overridden."""
-        self.prepare(trainer, module)
-
-    def learns_retained(self, trainer: Trainer) -> bool:
-        """Whether the coming batch goes through the network as retained data, so that running statistics follow."""
-        return True
-
-    def shortfall(self) -> str | None:
-        """Why the weights must not be released although training ended; None = release them."""
-        return None
-
-    def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """What the operator adds to the record after the last step."""
-        return {}
-
     def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Undo what the run changed of module and data for its own time, at its end or where it broke off."""
         if self._view_before is not None:
@@ -157,10 +95,6 @@ class UnlearningOperator(Callback):
         if self._promises:
             self._prepared.note(trainer, module)
 
-    def lineage(self, module: LightningModule) -> Ledger | None:
-        """Ledger of the weights that :meth:`prepare` left, if it replaced all; None = it changed those it found."""
-        return None
-
     @property
     def release_folder(self) -> Path:
         """Where the last run's files stand."""
@@ -172,7 +106,7 @@ class UnlearningOperator(Callback):
         """Forget an earlier run; ask a DataModule of ours for the labels this operator trains on."""
         if stage != "fit":
             return
-        check_callbacks(_callbacks(trainer), type(self).__name__)
+        check_callbacks(callbacks_of(trainer), type(self).__name__)
         self._record, self._resumed, self.finished, self.released = {}, False, False, False
         self._prepared.stop()
         self._standing = Standing(self._promises)
@@ -213,7 +147,7 @@ class UnlearningOperator(Callback):
             check_known(trainer, pl_module, type(self).__name__)
         self.check_module(pl_module)
         self.check(trainer, pl_module)
-        check_averaging(_callbacks(trainer), self)
+        check_averaging(callbacks_of(trainer), self)
         self._guard.watch(trainer)
         self._never_finite = infinite_buffers(pl_module)
         self._started = time.monotonic()
@@ -289,7 +223,7 @@ class UnlearningOperator(Callback):
             together(trainer, lambda: self._check_own(pl_module))
         self.finished = True
         self._standing.end(pl_module)
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if runs_fast(trainer):
             return
         why = self.shortfall() or divergence(pl_module, self._never_finite)
         elsewhere = other_ranks(trainer, why is not None)
@@ -382,12 +316,7 @@ class UnlearningOperator(Callback):
 
 def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
     """The unlearning operators among a Trainer's callbacks."""
-    return [callback for callback in _callbacks(trainer) if isinstance(callback, UnlearningOperator)]
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
-    return callbacks
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, UnlearningOperator)]
 
 
 def _datamodule(trainer: Trainer) -> Any:

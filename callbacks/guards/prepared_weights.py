@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ...lightning_state import callbacks_of
 from .from_before import FromBefore, digest_of_tensor
 from .writes import Writes
 
@@ -43,7 +44,7 @@ class PreparedWeights:
         """
         self._from_before.note(exposed)
         self._from_before.excuse(anchor.values())
-        self._from_before.check_kept(module, trainer.callbacks)  # type: ignore[attr-defined]  # declared nowhere
+        self._from_before.check_kept(module, callbacks_of(trainer))
 
     def note(self, trainer: Trainer, module: LightningModule) -> None:
         """Note the parameters that training has to start from, and the optimisers that may write them.
@@ -55,7 +56,7 @@ class PreparedWeights:
         """
         self._left = parameters_digest(module)
         self._from_before.settle(self._left.values())
-        self._from_before.check_kept(module, trainer.callbacks)  # type: ignore[attr-defined]  # declared nowhere
+        self._from_before.check_kept(module, callbacks_of(trainer))
         self._writes.stop()
         if not getattr(module, "keeps_start", False):
             self._writes.watch(trainer)

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.parameter import is_lazy
 
+from ...lightning_state import callbacks_of
+
 PRECISIONS = {
     "16-mixed": "skips steps silently when a gradient overflows",
     "bf16-true": "rounds the noise away",
@@ -69,7 +71,7 @@ def check_setup(trainer: Trainer, module: LightningModule, operator: str, steps:
             "norms of their own; use one device or strategy='ddp'"
         )
     check_communication(trainer, operator)
-    check_weights_stay(trainer.callbacks, operator)  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    check_weights_stay(callbacks_of(trainer), operator)
     check_steps(trainer.estimated_stepping_batches, operator, steps)
 
 

@@ -14,6 +14,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from .lightning_state import callbacks_of
+
 
 def why_partial(loader: DataLoader[Any], trainer: Any) -> str | None:
     """Why a run may leave out images of its loader's data set for good, in words with a remedy; None = it does not.
@@ -86,7 +88,7 @@ def announce(trainer: Any, module: Any, batch: Any) -> None:
         module: in training.
         batch: as the loader would have collated it.
     """
-    for callback in trainer.callbacks:
+    for callback in callbacks_of(trainer):
         if callable(see := getattr(callback, "on_read_beside", None)):
             see(trainer, module, batch)
 

@@ -18,6 +18,7 @@ from .._version import __version__
 from ..callbacks import ExposureLedger, PredictionWriter
 from ..callbacks.bases.operator import operators_of
 from ..callbacks.exposure_ledger import INITIALISATION
+from ..lightning_state import callbacks_of, runs_fast
 from ..masks import ForgetSplit
 from ..weights import load_weights, save_weights
 from .run_folder import refuse_used, run_folder
@@ -124,7 +125,7 @@ class ErodeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Predictions become files even if nobody asked for a writer."""
         trainer = super().instantiate_trainer(**kwargs)
-        own: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        own: list[Any] = callbacks_of(trainer)
         if self.subcommand == "predict" and not any(isinstance(callback, BasePredictionWriter) for callback in own):
             own.append(PredictionWriter())
         return trainer
@@ -154,7 +155,7 @@ class ErodeCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Leave the weights and the split in the run folder, ready for ``unlearn``."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and not runs_fast(self.trainer):
             folder = Path(self.trainer.default_root_dir)
             save_weights(self.model, folder / "weights.safetensors")
             split = getattr(self.datamodule, "split", None)
@@ -166,7 +167,7 @@ class ErodeCLI(LightningCLI):
         weights = self.config[self.subcommand].init_from
         if weights is not None:
             load_weights(self.model, weights)
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+            for callback in callbacks_of(self.trainer):
                 if isinstance(callback, ExposureLedger) and callback.history == INITIALISATION:
                     raise MisconfigurationException(
                         "ExposureLedger(history='initialisation') would re-initialise what --init_from restored; give "
