@@ -178,6 +178,7 @@ def test_on_the_command_line_from_configurations(tmp_path, capsys):
     main(["audit", *usual, *attack, "--accelerator=cpu"])
     said = capsys.readouterr().out
     assert "likelihood ratio" in said
+    assert "images of val to compare with: fewer than 100 cannot tell a false positive rate of 0.01 from none" in said
     assert "runs/audit-0/audit.json" in said
     content = json.loads((tmp_path / "runs/audit-0/audit.json").read_text())
     assert content["split"]["found beside"] == ["weights", "reference"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,11 @@ def audit(
     folder = fresh_folder("runs", "audit") if out is None else out
     _draw(metrics, fpr, folder)
     print_attacks(content, STRATA, ATTACKS)
+    if len(others) * fpr < 1:
+        print(
+            f"only {len(others)} images of {held_out} to compare with: fewer than {math.ceil(1 / fpr)} cannot tell a "
+            f"false positive rate of {fpr:g} from none, so rely on the AUC, or audit with more held-out images"
+        )
     for name in sorted({"weights", "reference"} - {*checked}):
         print(f"no split.json beside the {name}: make sure that they were trained on this split")
     return write_json(folder / "audit.json", content)

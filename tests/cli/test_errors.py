@@ -110,3 +110,12 @@ def test_a_run_that_is_terminated_does_not_pass_for_one_that_ended(tmp_path):
         _, said = run.communicate(timeout=60)
     assert run.returncode == 128 + signal.SIGTERM
     assert "erode: terminated" in said
+
+
+def test_what_we_warn_of_is_shown_without_our_code():
+    command = [sys.executable, "-m", "erode", "validate", *USUAL, *SHORT]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    lines = [line for line in said.splitlines() if "neither --init_from" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("erode: warning: erode validate was given neither --init_from WEIGHTS")
+    assert "rank_zero_warn(" not in said

@@ -7,8 +7,12 @@ import signal
 import sys
 import sysconfig
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+from .. import __path__ as folders
 from .verbs import VERBS, listing
 
 
@@ -28,6 +32,7 @@ def console() -> None:
 
     Exits with 143 when terminated, as a shell reports it.
     """
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         main()
     except _lightnings("SIGTERMException"):  # has no code: a script that goes on must not take it for success
@@ -37,6 +42,16 @@ def console() -> None:
         if os.environ.get("ERODE_TRACEBACK") or _is_of_other_code(error):
             raise
         sys.exit(f"erode: {error}\n(ERODE_TRACEBACK=1 shows where)")
+
+
+def _show_warning(
+    others: Callable[..., None], message: Warning | str, category: Any, filename: str, *rest: Any
+) -> None:
+    """What we warn of, without the line of our code that says so."""
+    if filename.startswith(tuple(folders)):
+        print(f"erode: warning: {message}", file=sys.stderr)
+    else:
+        others(message, category, filename, *rest)
 
 
 def _run_lightning(arguments: Sequence[str] | None, verb: str | None) -> None:
