@@ -130,7 +130,7 @@ def test_the_numbers_are_those_of_a_computation_by_hand(checkpoints, tmp_path):
             found = content["strata"][stratum]["auc_difference"][level]["interval"]
             assert found == pytest.approx(list(interval), abs=1e-6)
     assert content["images"]["members"] == {"benign lesion": 9, "malignant lesion": 9}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "roc.png", "roc_ring.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "audit.md", "roc.png", "roc_ring.png"}
 
 
 class Memory(Pixelwise):

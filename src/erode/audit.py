@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ._version import __version__
-from .audit_report import LEVELS, print_attacks, roc_figure
+from .audit_report import LEVELS, attack_lines, attacks_markdown, print_attacks, roc_figure
 from .datamodules import MaskDataModule
 from .datamodules.case import Case
-from .files import fresh_folder, write_json
+from .files import fresh_folder, write_json, write_text
 from .forget_atoms import ForgetAtoms, comparable_cases, log_likelihood
 from .metrics import Attack, MembershipInference
 from .pictures import save_figure
@@ -55,7 +55,8 @@ def audit(
 
     Members are the forget atoms of the coarsely annotated training images (theory §1), non-members the same kind of
     atoms of held-out images, as many of each class in proportion, none augmented. A failed attack proves nothing; a
-    certificate does. Writes ``audit.json`` and ROC pictures, and prints a table.
+    certificate does. Writes ``audit.json``, its table (``audit.md``)
+    and ROC pictures, and prints the table.
 
     Args:
         data: with the forget/retain split that the weights were trained on.
@@ -112,7 +113,9 @@ def audit(
     }
     folder = fresh_folder("runs", "audit") if out is None else out
     _draw(metrics, fpr, folder)
-    print_attacks(content, STRATA, ATTACKS)
+    lines = attack_lines(content, STRATA, ATTACKS)
+    print_attacks(lines, content)
+    write_text(folder / "audit.md", attacks_markdown(lines, content) + "\n")
     if len(others) * fpr < 1:
         print(
             f"only {len(others)} images of {held_out} to compare with: fewer than {math.ceil(1 / fpr)} cannot tell a "

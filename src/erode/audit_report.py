@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,8 +25,8 @@ LEVELS: dict[Level, str] = {"atom": "one atom (pixel)", "image": "one image (mea
 _STYLES = ("-", "--", "-")
 
 
-def print_attacks(content: Mapping[str, Any], strata: Mapping[str, str], attacks: Mapping[str, str]) -> None:
-    """Print one line per stratum and attack, and how the loss attacks differ.
+def attack_lines(content: Mapping[str, Any], strata: Mapping[str, str], attacks: Mapping[str, str]) -> list[list[str]]:
+    """Head, then one line per stratum, attack and level, and how the loss attacks differ.
 
     Args:
         content: of ``audit.json``.
@@ -34,22 +34,34 @@ def print_attacks(content: Mapping[str, Any], strata: Mapping[str, str], attacks
         attacks: titles.
     """
     rate = f"TPR at FPR {content['settings']['fpr']:g} [95 %]"
-    table = Table("atoms", "attack", "per", "AUC [95 %]", "½ inside", rate, caption=_caption(content))
-    for stratum, found in content["strata"].items():
-        for name, levels in found["attacks"].items():
+    found = [["atoms", "attack", "per", "AUC [95 %]", "½ inside", rate]]
+    for stratum, parts in content["strata"].items():
+        for name, levels in parts["attacks"].items():
             for level, attack in levels.items():
-                table.add_row(
-                    strata[stratum],
-                    attacks[name],
-                    level,
-                    _with_interval(attack["auc"], attack["auc_interval"]),
-                    "yes" if attack["chance_lies_inside"] else "NO",
-                    _with_interval(attack["tpr"], attack["tpr_interval"]),
-                )
-        for level, difference in found["auc_difference"].items():
+                auc = _with_interval(attack["auc"], attack["auc_interval"])
+                chance = "yes" if attack["chance_lies_inside"] else "NO"
+                tpr = _with_interval(attack["tpr"], attack["tpr_interval"])
+                found.append([strata[stratum], attacks[name], level, auc, chance, tpr])
+        for level, difference in parts["auc_difference"].items():
             cell = _with_interval(difference["value"], difference["interval"], sign="+")
-            table.add_row(strata[stratum], "loss, difference", level, cell, "", "", end_section=level == "image")
+            found.append([strata[stratum], "loss, difference", level, cell, "", ""])
+    return found
+
+
+def print_attacks(lines: Sequence[Sequence[str]], content: Mapping[str, Any]) -> None:
+    """Print the lines, with a rule after each stratum."""
+    head, *body = lines
+    table = Table(*head, caption=_caption(content))
+    for line, following in zip(body, [*body[1:], head], strict=True):
+        table.add_row(*line, end_section=following[0] != line[0])
     Console(width=max(110, Console().width)).print(table)
+
+
+def attacks_markdown(lines: Sequence[Sequence[str]], content: Mapping[str, Any]) -> str:
+    """The lines as a Markdown table, with what they are about below."""
+    head, *body = lines
+    table = ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body]]
+    return "\n".join([*table, "", *(f"- {remark}" for remark in _caption(content).splitlines())])
 
 
 def roc_figure(curves: Mapping[Level, Mapping[str, Curve]], title: str, fpr: float) -> Figure:

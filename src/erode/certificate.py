@@ -17,7 +17,7 @@ from .accounting import rounded_up
 from .files import digest_of, write_json
 from .mechanisms import Mechanism
 
-SCHEMA = "erode-certificate/4"
+SCHEMA = "erode-certificate/5"
 """Raise the number when the meaning of a field changes."""
 
 CHECKPOINT_KEY = "erode_certificate"
@@ -48,8 +48,8 @@ ASSUMPTIONS = (
 """What the numbers rest on; fixed for a schema."""
 
 NOISE = {
-    "generator": "AES-128 in counter mode on the CPU, Philox with 64-bit seeds on a GPU, keyed per step and chunk with "
-    "BLAKE2b of a 256-bit secret of rank 0",
+    "generator": "AES-128 in counter mode on the CPU, keyed per step and chunk; Philox with 64-bit seeds on a GPU, "
+    "keyed per step; keys are BLAKE2b of a 256-bit secret of rank 0",
     "distribution": "Gaussian per coordinate, drawn in double precision where the device has it",
 }
 

@@ -64,12 +64,7 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
     Raises:
         VerificationError: naming the field that does not hold.
     """
-    content = _read(Path(certificate))
-    checked = check_certificate(content)
-    if weights is None:
-        weights = _own_weights(Path(certificate))
-    if weights is not None:
-        _check_weights(content, Path(weights))
+    content, checked, weights = check(Path(certificate), weights)
     print(
         f"{content['guarantee']}\n"
         f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {rounded_down(checked.sigma)} on "
@@ -85,6 +80,23 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
             "this speaks of the weights in the checkpoint only, not of what optimiser, callbacks and loops left in it; "
             "release weights.safetensors"
         )
+
+
+def check(certificate: Path, weights: Path | None = None) -> tuple[Content, Mechanism, Path | None]:
+    """Check as :func:`verify` does, in silence.
+
+    Returns:
+        The certificate, the mechanism that it certifies, and the weights that belong to it, if there are any.
+
+    Raises:
+        VerificationError: naming the field that does not hold.
+    """
+    content = _read(certificate)
+    checked = check_certificate(content)
+    weights = _own_weights(certificate) if weights is None else weights
+    if weights is not None:
+        _check_weights(content, Path(weights))
+    return content, checked, weights
 
 
 def _own_weights(certificate: Path) -> Path | None:

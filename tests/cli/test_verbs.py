@@ -43,3 +43,23 @@ def test_an_error_about_options_is_not_about_verbs(capsys):
 def test_checking_a_file_does_not_wait_for_lightning(verb):
     code = f"import sys, erode.cli.verbs as v; v.VERBS[{verb!r}].load(); sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+NAMES_CLASSES = [name for name, verb in VERBS.items() if verb.names_classes]
+
+
+def test_verbs_that_take_data_or_networks_know_ours_by_name():
+    assert {"audit", "benchmark", "classify", "compare", "correlations", "ladder", "measure", "plan"} <= {
+        *NAMES_CLASSES
+    }
+    code = """
+import erode.cli.verbs as v
+v.VERBS["audit"].load()
+from erode.fresh_parser import FreshParser
+from lightning.pytorch import LightningDataModule, LightningModule
+parser = FreshParser()
+parser.add_argument("--model", type=LightningModule)
+parser.add_argument("--data", type=LightningDataModule)
+parser.parse_args(["--model=SegmentationModule", "--model.num_classes=2", "--data=SyntheticDermoscopy"])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

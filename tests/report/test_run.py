@@ -2,35 +2,12 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
+from pages import EVIL, Page
 
 from erode.pictures import Panel, curves_figure, save_figure
 from erode.report import report
-
-EVIL = '<script>alert("x")</script><img src=https://evil.example/p.png>'
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text between them."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.text, self.open = [], "", []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "link", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ from jsonargparse import auto_cli
 
 from ..fresh_parser import FreshParser
 
+ROOMS = ("..callbacks", "..datamodules", "..lightning_modules")
+"""Where the classes stand that people name."""
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -24,6 +27,7 @@ class Verb:
         own_parser: whether the function reads the command line itself.
         second_file: an optional argument that people give as a second file; jsonargparse takes required ones by
             position only.
+        names_classes: whether arguments name classes of ours; by their short names they are known once imported.
     """
 
     module: str
@@ -31,9 +35,12 @@ class Verb:
     by_name: bool = False
     own_parser: bool = False
     second_file: str | None = None
+    names_classes: bool = False
 
     def load(self) -> Callable[..., object]:
         """The function."""
+        for room in ROOMS if self.names_classes else ():
+            importlib.import_module(room, __package__)
         loaded: Callable[..., object] = getattr(importlib.import_module(self.module, __package__), self.function)
         return loaded
 
@@ -56,20 +63,20 @@ class Verb:
 
 
 VERBS = {
-    "anchor": Verb(".anchor", "anchor"),
-    "audit": Verb("..audit", "audit", by_name=True),
-    "benchmark": Verb("..benchmark", "benchmark"),
-    "classify": Verb("..protocols.classification", "classify"),
-    "compare": Verb("..comparison", "compare"),
+    "anchor": Verb(".anchor", "anchor", names_classes=True),
+    "audit": Verb("..audit", "audit", by_name=True, names_classes=True),
+    "benchmark": Verb("..benchmark", "benchmark", names_classes=True),
+    "classify": Verb("..protocols.classification", "classify", names_classes=True),
+    "compare": Verb("..comparison", "compare", names_classes=True),
     "completion": Verb(".completion", "completion"),
-    "correlations": Verb("..correlations", "correlations", by_name=True),
-    "ladder": Verb("..protocols.ladder", "ladder"),
-    "measure": Verb("..measures", "measure", by_name=True),
+    "correlations": Verb("..correlations", "correlations", by_name=True, names_classes=True),
+    "ladder": Verb("..protocols.ladder", "ladder", names_classes=True),
+    "measure": Verb("..measures", "measure", by_name=True, names_classes=True),
     "operators": Verb("..operators.command", "operators"),
-    "plan": Verb("..plan.command", "plan_command", own_parser=True),
+    "plan": Verb("..plan.command", "plan_command", own_parser=True, names_classes=True),
     "report": Verb("..report", "report"),
     "rewind": Verb("..requests", "rewind"),
-    "traps": Verb("..protocols.traps", "traps"),
+    "traps": Verb("..protocols.traps", "traps", names_classes=True),
     "verify": Verb("..verify", "verify", second_file="--weights"),
 }
 """By name."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..files import write_text
 from .comparison import comparison_sections
+from .evidence import evidence_sections
 from .page import page
-from .run import run_sections
+from .run import released_weights, run_sections
 
 __all__ = ["report"]
 
@@ -15,22 +16,25 @@ RELEASED = "unlearning.json"
 """The record of an operator stands in the folder of what it released."""
 
 
-def report(run: Path, out: Path | None = None) -> Path:
+def report(run: Path, out: Path | None = None, evidence: Path | list[Path] | None = None) -> Path:
     r"""Write one self-contained HTML page about a run folder of ``erode fit``, ``unlearn`` or ``compare``.
 
     Pictures are embedded and nothing is loaded from elsewhere. The page shows what the folder holds and names
-    what it does not. Curves are also left as PNG beside the page.
+    what it does not. A certificate is computed again, and shown only if it holds. Curves are also left as PNG beside
+    the page.
 
     Args:
         run: folder of a run, or that of the weights it released.
         out: the page; None = ``report.html`` in the folder.
+        evidence: folders of ``erode audit`` and ``erode measure`` about the weights that the run released.
 
     Returns:
         Where the page is.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if the folder holds nothing to report, or one of its files cannot be read.
+        ValueError: if the folder holds nothing to report, one of its files cannot be read, or evidence speaks of other
+            weights.
 
     Example:
         >>> import tempfile
@@ -54,6 +58,10 @@ def report(run: Path, out: Path | None = None) -> Path:
             "erode fit or unlearn (such as runs/unlearn-0), the log folder of a run of your own, or the out folder of "
             f"erode compare{_runs_within(run)}"
         )
+    folders = [
+        Path(folder) for folder in (evidence if isinstance(evidence, list) else [evidence]) if folder is not None
+    ]
+    sections += evidence_sections(folders, released_weights(run))
     kind = "Comparison" if compares else "Run"
     content = page(f"{kind}: {run.resolve().name}", sections, missing)
     return write_text(out, content)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pictures import Panel, curves_figure, save_figure
+from .evidence import certificate_section
 from .page import Missing, Section, facts, folded, number, paragraph, picture, table, words
 from .reading import Table, curve, read_csv, read_json
 
@@ -51,7 +52,7 @@ def run_sections(run: Path, out: Path) -> tuple[list[Section], Missing]:
         ValueError: for files that cannot be read.
     """
     there = {name: run / name for name in REMEDIES if (run / name).is_file()}
-    makers = (_record, _before_and_after, _gallery, _curves, _configuration)
+    makers = (_record, _certificate, _before_and_after, _gallery, _curves, _configuration)
     sections = [section for make in makers if (section := make(run, out, there)) is not None]
     missing = [(name, remedy) for name, remedy in REMEDIES.items() if name not in there]
     return sections, missing
@@ -77,6 +78,17 @@ def _record(run: Path, out: Path, there: dict[str, Path]) -> Section | None:
             **{words(key): split[key] for key in ("coarsening", "fine_fraction", "seed", "digest") if key in split},
         }
     return Section("What was unlearned, and how", html + facts(record)) if record else None
+
+
+def released_weights(run: Path) -> str | None:
+    """Digest of the weights that a run released, if it did."""
+    path = run / "unlearned/unlearning.json"
+    digest = read_json(path).get("released_weights") if path.is_file() else None
+    return None if digest is None else str(digest)
+
+
+def _certificate(run: Path, out: Path, there: dict[str, Path]) -> Section | None:
+    return certificate_section(run / "unlearned")
 
 
 def _before_and_after(run: Path, out: Path, there: dict[str, Path]) -> Section | None:

@@ -1,0 +1,70 @@
+"""The page computes certificates again, and shows what speaks of the same weights only."""
+
+import json
+
+import pytest
+from noisy_runs import Module, fit, network
+from pages import EVIL, Page
+
+from erode.callbacks import GradientClipping
+from erode.report import report
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    fit(Module(network(norm=False)), folder, GradientClipping(steps=2))
+    return folder
+
+
+def evidence(folder, name, digest):
+    """A folder of erode audit or erode measure, as far as the page reads it."""
+    folder.mkdir()
+    about = {"weights": {"digest": digest}} if name == "audit" else {"models": {"unlearnt": {"digest": digest}}}
+    (folder / f"{'audit' if name == 'audit' else 'measures'}.json").write_text(json.dumps(about))
+    table = f"| what | value |\n| --- | --- |\n| {EVIL} | 0.25 |\n\n- left out: {name}\n"
+    (folder / f"{'audit' if name == 'audit' else 'measures'}.md").write_text(table)
+    return folder
+
+
+def released(run):
+    return json.loads((run / "unlearned/unlearning.json").read_text())["released_weights"]
+
+
+def test_a_certificate_is_computed_again_and_shown_with_its_assumptions(certified, tmp_path):
+    text = Page(report(certified, tmp_path / "page.html")).text
+    assert "(ε = 1, δ = 1e-07)-indistinguishable" in text
+    assert "found to belong to the released weights" in text
+    assert "Only the released weights leave" in text
+
+
+def test_a_certificate_that_does_not_hold_promises_nothing(certified, tmp_path):
+    path = certified / "unlearned/certificate.json"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace('"radius": 0.001', '"radius": 0.0001'))
+        text = Page(report(certified, tmp_path / "page.html")).text
+    finally:
+        path.write_text(before)
+    assert "There is no certificate that holds" in text
+    assert "-indistinguishable from those of" not in text
+
+
+def test_audits_and_measures_of_the_released_weights_are_shown(certified, tmp_path):
+    digest = released(certified)
+    folders = [evidence(tmp_path / name, name, digest) for name in ("audit", "measure")]
+    page = Page(report(certified, tmp_path / "page.html", folders))
+    assert page.text.count("0.25") == 2
+    assert "left out: audit" in page.text
+    assert "left out: measure" in page.text
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert "0.25" in Page(report(certified, tmp_path / "one.html", folders[0])).text
+
+
+@pytest.mark.parametrize("name", ["audit", "measure"])
+def test_evidence_about_other_weights_is_refused(certified, tmp_path, name):
+    other = evidence(tmp_path / name, name, "ab" * 32)
+    with pytest.raises(ValueError, match=f"speaks of other weights .*give erode {name} the weights"):
+        report(certified, tmp_path / "page.html", other)
+    with pytest.raises(ValueError, match=r"holds no audit\.json or measures\.json"):
+        report(certified, tmp_path / "page.html", tmp_path)
