@@ -55,8 +55,7 @@ def audit(
 
     Members are the forget atoms of the coarsely annotated training images (theory §1), non-members the same kind of
     atoms of held-out images, as many of each class in proportion, none augmented. A failed attack proves nothing; a
-    certificate does. Writes ``audit.json``, its table (``audit.md``)
-    and ROC pictures, and prints the table.
+    certificate does. Writes ``audit.json``, its table (``audit.md``) and ROC pictures, and prints the table.
 
     Args:
         data: with the forget/retain split that the weights were trained on.
