@@ -58,6 +58,7 @@ class ModelClipping(NoisyPhase):
     """
 
     alike = True
+    only_of_weights = True
     card = OperatorCard(
         guarantee="certified",
         scope="any loss, any network",

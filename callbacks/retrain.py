@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..lightning_state import callbacks_of
 from ..masks import View
@@ -144,6 +145,12 @@ class Retrain(UnlearningOperator):
         if self.anchor is None:
             return Ledger.unexposed(module.state_dict(), "initialisation")
         return ledger_of_file(self.anchor)
+
+    def renewed_buffers(self, module: nn.Module) -> Collection[str]:
+        """All that ``reset_parameters`` sets."""
+        if self.anchor is not None:
+            return ()
+        return {name for name, _ in module.named_buffers()} - {*stuck(module, reset_parameters)}
 
     def _unreached(self, module: LightningModule) -> dict[str, tuple[Tensor, Tensor]]:
         """Saved integer buffers that nothing set anew, and their values."""

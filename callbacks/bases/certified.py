@@ -6,6 +6,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import nn
@@ -41,6 +42,16 @@ class CertifiedOperator(UnlearningOperator, base=True):
         self.target = target
         self.seed = seed
         self._shapes: dict[str, list[int]] = {}
+        self._built_with = mechanism.constants()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse settings that were changed since the noise was calibrated for them."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and type(self)(**self._given())._built_with != self._built_with:
+            raise MisconfigurationException(
+                f"settings of this {type(self).__name__} were changed after it was made, and its noise was calibrated "
+                f"for {self._built_with}; make a new one with the settings that you want"
+            )
 
     @classmethod
     def refuses(cls, module: nn.Module) -> str | None:

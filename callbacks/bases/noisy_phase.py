@@ -85,6 +85,8 @@ class NoisyPhase(CertifiedOperator, base=True):
     """γ of the certified steps."""
     alike = False
     """Whether all steps are the same operations with the same constants, nothing but launches on a CUDA device."""
+    only_of_weights = False
+    """Whether a step must be a function of the current weights, and not of running statistics of steps before."""
     noise_first = False
     """Whether all noise is added before training starts, so that nothing in the run sees weights without it."""
 
@@ -189,6 +191,8 @@ class NoisyPhase(CertifiedOperator, base=True):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms; at the first one, warn of a δ that is large for so many pixels."""
+        if self.only_of_weights and self._optimizer is not None:
+            self._reset_statistics()  # a layer that reads them in training, frozen or not, would carry the start on
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         pixels = None if self._pixels_checked else pixels_per_image(batch)
         self._pixels_checked = True

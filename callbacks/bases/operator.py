@@ -93,7 +93,7 @@ class UnlearningOperator(OperatorSlots, base=True):
     def note_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Note the weights that training has to start from; for those that change them later than ``on_fit_start``."""
         if self._promises:
-            self._prepared.note(trainer, module)
+            self._prepared.note(trainer, module, self.renewed_buffers(module))
 
     @property
     def release_folder(self) -> Path:
@@ -310,8 +310,11 @@ class UnlearningOperator(OperatorSlots, base=True):
 
     def _settings(self) -> dict[str, Any]:
         """The constructor's arguments, which subclasses keep as attributes of the same name."""
+        return {name: _plain(value) for name, value in self._given().items()}
+
+    def _given(self) -> dict[str, Any]:
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: getattr(self, name) for name in names}
 
 
 def operators_of(trainer: Trainer) -> list[UnlearningOperator]:

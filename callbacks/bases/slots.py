@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -74,6 +75,10 @@ class OperatorSlots(Callback):
     def finish(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """What the operator adds to the record after the last step."""
         return {}
+
+    def renewed_buffers(self, module: Module) -> Collection[str]:
+        """Names of buffers that :meth:`prepare` set anew with the weights, so that training may change them."""
+        return ()
 
     def lineage(self, module: LightningModule) -> Ledger | None:
         """Ledger of the weights that :meth:`prepare` left, if it replaced all; None = it changed those it found."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...lightning_state import callbacks_of
 from .from_before import FromBefore, digest_of_tensor
+from .unsaved_buffers import UnsavedBuffers
 from .writes import Writes
 
 
@@ -29,6 +30,7 @@ class PreparedWeights:
         self._left: dict[str, str] | None = None
         self._from_before = FromBefore(operator)
         self._writes = Writes(operator, self._from_before.holds)
+        self._unsaved = UnsavedBuffers(operator)
 
     def note_original(self, module: nn.Module) -> None:
         """Note the parameters that the run began with, by their digests."""
@@ -46,10 +48,15 @@ class PreparedWeights:
         self._from_before.excuse(anchor.values())
         self._from_before.check_kept(module, callbacks_of(trainer))
 
-    def note(self, trainer: Trainer, module: LightningModule) -> None:
+    def note(self, trainer: Trainer, module: LightningModule, renewed: Collection[str] = ()) -> None:
         """Note the parameters that training has to start from, and the optimisers that may write them.
 
         A module that comes back to its start (``keeps_start``) comes back to what was prepared, and may write.
+
+        Args:
+            trainer: whose callbacks are looked at.
+            module: as it was prepared.
+            renewed: names of buffers that were set anew with its weights.
 
         Raises:
             MisconfigurationException: where something keeps a copy of what they were before.
@@ -57,6 +64,7 @@ class PreparedWeights:
         self._left = parameters_digest(module)
         self._from_before.settle(self._left.values())
         self._from_before.check_kept(module, callbacks_of(trainer))
+        self._unsaved.note(module, renewed)
         self._writes.stop()
         if not getattr(module, "keeps_start", False):
             self._writes.watch(trainer)
@@ -86,11 +94,13 @@ class PreparedWeights:
         """
         self._check_left(module)
         self._writes.check()
+        self._unsaved.check(module)
 
     def stop(self) -> None:
         """Nothing is prepared any more."""
         self._left = None
         self._from_before.forget()
+        self._unsaved.forget()
         self._writes.stop()
 
     def _check_left(self, module: nn.Module) -> None:

@@ -44,8 +44,8 @@ class NoisySGD(Optimizer):
     Clipping lies within the step, behind every hook that could still touch the gradient (other callbacks, the
     Trainer's own clip), so their order does not change the mechanism: whatever they make of the gradient is
     clipped. Learning rate, decay and clip norm belong to ``update``; what other code writes into
-    ``param_groups`` has no effect. There is no momentum and no state. On a CUDA
-    device gradients are gone after a step.
+    ``param_groups`` has no effect. There is no momentum and no state.
+    Gradients are gone after a step: a module that does not zero them would carry one on past the next projection.
 
     Args:
         parameters: the exposed parameters, each once.
@@ -106,6 +106,7 @@ class NoisySGD(Optimizer):
         self._check_untouched()
         with torch.no_grad():
             self._take(self._noise(self._weights))
+            self._let_go()
             if not self._weights[0].is_cuda or self._steps % _LOOK_EVERY == 0:
                 self._look()
         self._account()
@@ -143,9 +144,12 @@ class NoisySGD(Optimizer):
     def _gathered(self) -> Tensor:
         """All gradients in one piece; they are let go, so that they are not held twice."""
         flat: Tensor = _flatten_dense_tensors([_dense(p) for p in self._weights])  # type: ignore[no-untyped-call]
+        self._let_go()
+        return flat
+
+    def _let_go(self) -> None:
         for parameter in self._weights:
             parameter.grad = None
-        return flat
 
     def _look(self) -> None:
         # Whatever an update did, what is not finite stays so, whether scaled, averaged or noised.

@@ -1,8 +1,9 @@
 """Model clipping: steps, σ and ε determine each other."""
 
 import pytest
+from noisy_runs import Module, fit, network
 
-from erode.callbacks import ModelClipping
+from erode.callbacks import GradientClipping, ModelClipping
 
 
 @pytest.mark.parametrize(("ratio", "steps"), [(0.2, 1), (2.0, 6), (2.5, 9), (3.9, 36)])
@@ -29,3 +30,42 @@ def test_more_steps_need_less_noise_but_not_against_pure_noise():
 def test_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=r"\w"):
         ModelClipping(**wrong)
+
+
+class Frozen(Module):
+    """Stops a normalisation layer after the first batch, as people do after a warm-up."""
+
+    def __init__(self):
+        super().__init__(network())
+        self.seen = []
+
+    def training_step(self, batch, index):
+        self.network[1].train(self.global_step == 0)
+        self.seen.append(self.network[1].running_mean.clone())
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize(("operator_class", "carried"), [(ModelClipping, False), (GradientClipping, True)])
+def test_no_step_reads_statistics_of_the_start(operator_class, carried, tmp_path):
+    """Each would contract the distance to another start; what a layer kept of it is not contracted."""
+    module = Frozen()
+    fit(module, tmp_path, operator_class(steps=4))
+    assert [bool(mean.any()) for mean in module.seen[:4]] == [False, *[carried] * 3]
+
+
+class Piling(Module):
+    """Never zeroes a gradient."""
+
+    def __init__(self):
+        super().__init__(network(norm=False))
+        self.left = []
+
+    def optimizer_zero_grad(self, epoch, index, optimizer):
+        self.left.append(any(p.grad is not None and bool(p.grad.any()) for p in self.parameters()))
+
+
+def test_no_gradient_of_the_start_goes_on_past_a_projection(tmp_path):
+    module = Piling()
+    fit(module, tmp_path, ModelClipping(steps=4))
+    assert module.left[:5] == [False] * 5
+    assert any(module.left[5:])

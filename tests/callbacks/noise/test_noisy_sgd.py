@@ -136,8 +136,7 @@ def test_gathered_gradients_do_what_single_ones_do(operator_class):
             for weight in weights[step == 2 :]:
                 weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
             optimizer.step()
-            assert all((weight.grad is None) == gathered for weight in weights[step == 2 :])
-            optimizer.zero_grad()
+            assert all(weight.grad is None for weight in weights)  # or one would go on past the next projection
         optimizer.settle()
         ends.append([weight.detach().clone() for weight in weights])
     assert optimizer._replays.count == 4
