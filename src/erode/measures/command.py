@@ -231,7 +231,16 @@ def _ensembles(
         return None
     found = pixel_indistinguishability(torch.stack(tables[0]), torch.stack(tables[1]), delta)
     sizes = {"models": len(unlearnt), "references": len(references)}
-    return {**sizes, "epsilon_at_least": number(found.epsilon), "could_show_at_most": number(found.ceiling)}
+    event = {
+        "artefact": found.artefact, "true class": found.true_class, "called": found.called,
+        "at least this share": found.threshold, "fired": list(found.rates), "of": list(found.models),
+    }  # fmt: skip
+    return {
+        **sizes,
+        "epsilon_at_least": number(found.epsilon),
+        "could_show_at_most": number(found.ceiling),
+        "event": event,
+    }
 
 
 def _slices(data: MaskDataModule, part: Literal["val", "test"], network: nn.Module, device: torch.device) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import beta
-from torch import Tensor
+from torch import Tensor, cat
 
-ROUNDING = 1e-9
-"""Sums of rates this close to a whole number are that number."""
+Shares = NDArray[np.float64]
+"""Of each model, ``[M, events]``: the part of a slice's pixels that it calls one class."""
 
 
 @dataclass(frozen=True)
@@ -19,43 +20,43 @@ class PixelIndistinguishability:
 
     Args:
         epsilon: no (ε, δ) certificate with a smaller ε can be true, with the confidence asked for.
-        per_slice: the same ``[S=2, Y, K]`` by artefact, true class and foreground class; 0 where the slice has no
-            pixel. Its largest entry is ``epsilon``.
-        ceiling: the largest ε that ensembles of this size could have shown, had one always fired and the other
-            never: an ε certified above it cannot be refuted with so few models.
-        tests: number of slices and classes that shared the error probability.
+        artefact: s of the slice whose pixels the event is about.
+        true_class: y of the slice.
+        called: class k that the event counts.
+        threshold: the event: a model calls at least this share of the slice k.
+        rates: how many of the unlearnt and of the reference models that were not used to choose the event fired.
+        models: how many of each there were to fire.
+        ceiling: the largest ε that so many could have shown, had one always fired and the other never: an ε certified
+            above it cannot be refuted with so few models.
     """
 
     epsilon: float
-    per_slice: Tensor
+    artefact: int
+    true_class: int
+    called: int
+    threshold: float
+    rates: tuple[int, int]
+    models: tuple[int, int]
     ceiling: float
-    tests: int
 
 
-def rate_interval(total: float, models: int, alpha: float, spread: bool) -> tuple[float, float]:
-    r"""Interval for the mean of a quantity in [0, 1] of which every model gives one value.
-
-    Clopper-Pearson, each end at level α, where the values are 0 or 1. Where they may lie between (``spread``),
-    Bentkus (2004) bounds the tail of their sum by e times that of the binomial: Clopper-Pearson with the sum
-    rounded outwards and level α/e.
+def rate_interval(fired: int, models: int, alpha: float) -> tuple[float, float]:
+    """Clopper-Pearson interval of a rate.
 
     Args:
-        total: sum of the values over models.
+        fired: number of models at which the event occurred.
         models: number of independent models.
         alpha: error probability of each end.
-        spread: whether values other than 0 and 1 are possible.
 
     Returns:
         Lower and upper end.
 
     Example:
-        >>> [round(end, 4) for end in rate_interval(3.0, 10, alpha=0.025, spread=False)]
+        >>> [round(end, 4) for end in rate_interval(3, 10, alpha=0.025)]
         [0.0667, 0.6525]
     """
-    level = alpha / math.e if spread else alpha
-    fired, most = math.floor(total + ROUNDING), math.ceil(total - ROUNDING)
-    low = float(beta.ppf(level, fired, models - fired + 1)) if fired > 0 else 0.0
-    high = float(beta.ppf(1 - level, most + 1, models - most)) if most < models else 1.0
+    low = float(beta.ppf(alpha, fired, models - fired + 1)) if fired > 0 else 0.0
+    high = float(beta.ppf(1 - alpha, fired + 1, models - fired)) if fired < models else 1.0
     return low, high
 
 
@@ -86,61 +87,94 @@ def smallest_epsilon(one: tuple[float, float], other: tuple[float, float], delta
 def pixel_indistinguishability(
     unlearnt: Tensor, reference: Tensor, delta: float, confidence: float = 0.95
 ) -> PixelIndistinguishability:
-    r"""Empirical lower bound on ε from how often two ensembles call the pixels of each slice each class.
+    r"""Empirical lower bound on ε from how often two ensembles call much of a slice of pixels one class.
 
-    A certificate promises, for every image and therefore for every slice of the test pixels,
-    :math:`P(Z=k|S=s,Y=y) ≤ e^ε P_{ref}(Z=k|S=s,Y=y) + δ` and the reverse, over the *algorithm's* randomness. So
-    **the independent unit is the model, not the pixel**: the test images are fixed, all pixels of one model
-    share its one draw of weights, and counting them as trials would shrink the interval by a factor of hundreds
-    and refute true certificates. Each model contributes one number per slice and class, the share of the slice
-    it calls k; `rate_interval` bounds its mean. (A slice of a single pixel gives 0 or 1, and the interval is
-    plain Clopper-Pearson.) All slices, foreground classes, ensembles and ends share 1 − confidence (Bonferroni).
+    A certificate promises :math:`P(E) ≤ e^ε P_{ref}(E) + δ` and the reverse for every event E of the released weights,
+    over the *algorithm's* randomness. The events here: a model calls at least a share t of the test pixels with
+    artefact s and true class y the class k. **The independent unit is the model, not the pixel**: the test images are
+    fixed, all pixels of one model share its one draw of weights, and counting them as trials would shrink the interval
+    by a factor of hundreds and refute true certificates.
+
+    Every second model of each ensemble chooses the slice, the class and t at which the two differ most; the others, of
+    which the choice knows nothing, are counted, and exact binomial intervals (both ends of both rates share
+    1 - confidence) bound ε.
 
     Every model must be a complete independent run: own noise, own start where the certificate's reference has
     one. The bound is one-sided: a small value does not prove a certificate.
 
     Args:
-        unlearnt: pixel counts ``[M, S=2, Y, Z]``, one table ``counts`` of `SliceCounts` per unlearnt model.
-        reference: the same ``[R, S=2, Y, Z]`` of runs of the reference algorithm, on the same images.
+        unlearnt: pixel counts ``[M, S=2, Y, Z]``, one table ``counts`` of `SliceCounts` per unlearnt model, M ≥ 2.
+        reference: the same ``[R, S=2, Y, Z]`` of runs of the reference algorithm, on the same images, R ≥ 2.
         delta: δ of the certificate, in [0, 1].
         confidence: that the true ε is no smaller than what is returned, in (0, 1).
 
     Returns:
-        Lower bound on ε, overall and per slice.
+        Lower bound on ε, and the event that gave it.
 
     Raises:
-        ValueError: for tables of other shapes, other images in the two ensembles, or values out of range.
+        ValueError: for tables of other shapes, single models, other images in the two ensembles, or values out of
+            range.
 
-    Source: theory §8; Bentkus, On Hoeffding's inequalities, Ann. Probab. 2004; Clopper & Pearson 1934.
+    Source: theory §8; Clopper & Pearson 1934; auditing by a chosen event: Jagielski et al., NeurIPS 2020.
 
     Example:
+        >>> import torch
         >>> always, never = torch.tensor([0, 9]).expand(50, 2, 2, 2), torch.tensor([9, 0]).expand(50, 2, 2, 2)
         >>> found = pixel_indistinguishability(always, never, delta=1e-7)
-        >>> round(found.epsilon, 2), found.epsilon == found.ceiling
-        (1.93, True)
+        >>> round(found.epsilon, 2), found.epsilon == found.ceiling, found.rates
+        (1.65, True, (25, 0))
     """
     _check(unlearnt, reference, delta, confidence)
     pixels = unlearnt[0].sum(-1)
-    filled = [(s, y) for s in range(2) for y in range(pixels.shape[1]) if pixels[s, y] > 0]
-    classes = unlearnt.shape[-1] - 1
-    tests = len(filled) * classes
-    alpha = (1 - confidence) / (4 * tests)  # two ensembles, two ends each
-    per_slice = torch.zeros(2, pixels.shape[1], classes, dtype=torch.float64)
-    for s, y in filled:
-        spread = int(pixels[s, y]) > 1
-        for k in range(classes):
-            one, other = (
-                rate_interval(int(counts[:, s, y, k + 1].sum()) / int(pixels[s, y]), len(counts), alpha, spread)
-                for counts in (unlearnt, reference)
-            )
-            per_slice[s, y, k] = smallest_epsilon(one, other, delta)
-    ceiling = _ceiling(len(unlearnt), len(reference), alpha, not bool((pixels == 1).any()), delta)
-    return PixelIndistinguishability(float(per_slice.max()), per_slice, ceiling, tests)
+    slices = [
+        (s, y, k)
+        for s in range(2)
+        for y in range(pixels.shape[1])
+        for k in range(1, unlearnt.shape[-1])
+        if pixels[s, y] > 0
+    ]
+    one, other = (_shares(counts, slices) for counts in (unlearnt, reference))
+    alpha = (1 - confidence) / 4  # two rates, two ends each
+    event, threshold = _choose(one[::2], other[::2], delta)
+    fired = [int((shares[1::2, event] >= threshold).sum()) for shares in (one, other)]
+    models = len(one) // 2, len(other) // 2
+    found = rate_interval(fired[0], models[0], alpha), rate_interval(fired[1], models[1], alpha)
+    ends = rate_interval(models[0], models[0], alpha), rate_interval(0, models[1], alpha)
+    s, y, k = slices[event]
+    return PixelIndistinguishability(
+        smallest_epsilon(*found, delta),
+        s,
+        y,
+        k,
+        threshold,
+        (fired[0], fired[1]),
+        models,
+        smallest_epsilon(*ends, delta),
+    )
 
 
-def _ceiling(models: int, references: int, alpha: float, spread: bool, delta: float) -> float:
-    always, never = (rate_interval(rate * n, n, alpha, spread) for rate, n in ((1, models), (0, references)))
-    return smallest_epsilon(always, never, delta)
+def _shares(counts: Tensor, slices: list[tuple[int, int, int]]) -> Shares:
+    table = counts.cpu().numpy().astype(np.float64)
+    return np.stack([table[:, s, y, k] / table[:, s, y].sum(-1) for s, y, k in slices], axis=1)
+
+
+def _choose(one: Shares, other: Shares, delta: float) -> tuple[int, float]:
+    """Event and threshold at which the two differ most, by rates that are held away from 0 and 1."""
+    best, chosen = -1.0, (0, 0.5)
+    for event in range(one.shape[1]):
+        for threshold in np.unique(np.concatenate([one[:, event], other[:, event]])):
+            p, q = (((shares[:, event] >= threshold).sum() + 1) / (len(shares) + 2) for shares in (one, other))
+            epsilon = smallest_epsilon((p, p), (q, q), delta)
+            if epsilon > best:
+                best, chosen = epsilon, (event, _between(one[:, event], other[:, event], float(threshold)))
+    return chosen
+
+
+def _between(one: Shares, other: Shares, threshold: float) -> float:
+    """Halfway to the next smaller value, so that models that were not seen need not reach the very one."""
+    both = np.concatenate([one, other])
+    below = both[both < threshold]
+    return threshold if not len(below) else float((threshold + below.max()) / 2)
 
 
 def _check(unlearnt: Tensor, reference: Tensor, delta: float, confidence: float) -> None:
@@ -149,12 +183,15 @@ def _check(unlearnt: Tensor, reference: Tensor, delta: float, confidence: float)
         unlearnt.ndim != 4
         or unlearnt.shape[1:] != reference.shape[1:]
         or unlearnt.shape[1] != 2
+        or unlearnt.shape[-1] < 2
         or 0 in shapes[0] + shapes[1]
     ):
         raise ValueError(
-            f"need tables [M, S=2, Y, Z] and [R, S=2, Y, Z] of SliceCounts, got {shapes[0]} and {shapes[1]}"
+            f"need tables [M, S=2, Y, Z >= 2] and [R, S=2, Y, Z] of SliceCounts, got {shapes[0]} and {shapes[1]}"
         )
-    pixels = torch.cat([unlearnt, reference]).sum(-1)
+    if min(len(unlearnt), len(reference)) < 2:
+        raise ValueError("one model chooses what another is asked; give two or more of each ensemble")
+    pixels = cat([unlearnt, reference]).sum(-1)
     if not bool((pixels == pixels[0]).all()):
         raise ValueError("the models did not see the same pixels; evaluate every model on the same test images")
     if int(pixels[0].sum()) == 0:
