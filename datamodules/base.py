@@ -21,7 +21,7 @@ from .dataset import Item, MaskDataset
 from .loading import forget_sampler, loader, training_sampler
 from .overlay import OVERLAY_FLAG, Overlay
 from .randomness import random_parts
-from .splitting import make_split, read_split
+from .splitting import make_split, only_coarse, read_split
 from .validation import validate_cases
 
 
@@ -265,7 +265,9 @@ class MaskDataModule(LightningDataModule, ABC):
     def prepare_data(self) -> None:
         """Read everything once and report every problem, before any training starts."""
         if self.validate_data:
-            validate_cases(self._all_cases(), self.pixels, self.num_classes, single_class=self.single_class)
+            cases = self._all_cases()
+            coarse = only_coarse(cases) if self.split_file is None else ForgetSplit.load(self.split_file).coarse
+            validate_cases(cases, self.pixels, self.num_classes, single_class=self.single_class, coarse_only={*coarse})
             self.validate_data = False
 
     def setup(self, stage: str | None = None) -> None:

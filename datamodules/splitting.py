@@ -41,10 +41,10 @@ def make_split(
     """
     if seed < 0:
         raise ValueError(f"split_seed must not be negative, got {seed}")
-    only_coarse = {case.id for case in cases if "coarse" in case.paths and "mask" not in case.paths}
-    if only_coarse:
-        fine = [case.id for case in cases if case.id not in only_coarse]
-        return ForgetSplit.given(fine, sorted(only_coarse), coarsening.describe())
+    coarse = only_coarse(cases)
+    if coarse:
+        fine = [case.id for case in cases if case.id not in coarse]
+        return ForgetSplit.given(fine, sorted(coarse), coarsening.describe())
     return ForgetSplit.draw(
         [case.id for case in cases],
         strata=[(case.label, case.flags.get(flag, UNKNOWN_FLAG)) for case in cases],
@@ -52,3 +52,8 @@ def make_split(
         seed=seed,
         coarsening=coarsening.describe(),
     )
+
+
+def only_coarse(cases: Sequence[Case]) -> set[str]:
+    """Cases of which files tell that there is a coarse mask alone."""
+    return {case.id for case in cases if "coarse" in case.paths and "mask" not in case.paths}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ def validate_cases(
     num_classes: int,
     *,
     single_class: bool = True,
+    coarse_only: Collection[str] | None = None,
     progress: bool = True,
     limit: int = 20,
 ) -> None:
@@ -33,6 +34,7 @@ def validate_cases(
         read: reads the pixels of a case; a :class:`DataError` it raises becomes one of the problems.
         num_classes: number of classes, background included.
         single_class: refuse masks with a foreground class other than the image's label (theory §1).
+        coarse_only: cases that the split does not count as fine; None = not known.
         progress: show a progress bar.
         limit: stop reading after so many problems.
 
@@ -70,6 +72,12 @@ def validate_cases(
             problems.append(str(error))
             continue
         problems += _array_problems(case, arrays, num_classes, single_class)
+        coarse_alone = arrays.mask is None and arrays.coarse is not None and case.part == "train"
+        if coarse_alone and coarse_only is not None and case.id not in coarse_only:
+            problems.append(
+                f"{case.id} has no fine mask, but the split may count it as fine: name the file of its coarse mask as "
+                "'coarse' among the paths of the case, and none as 'mask', or give a split_file that has it as coarse"
+            )
         shape = arrays.image.shape if shape is None else shape
         if arrays.image.shape != shape:
             problems.append(

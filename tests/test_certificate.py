@@ -5,7 +5,7 @@ import json
 import pytest
 
 from erode.accounting import gdp_delta
-from erode.certificate import ASSUMPTIONS, Account, Target, certificate, claim_of
+from erode.certificate import ASSUMPTIONS, Account, Target, certificate, claim_of, sentence
 from erode.mechanisms import ModelClippingMechanism, OutputPerturbationMechanism
 
 MECHANISM = OutputPerturbationMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=0.1)
@@ -25,6 +25,13 @@ def test_it_is_plain_json_with_words_and_numbers():
     assert content["exposed"]["d"] == 8
     assert "(ε = 1, δ = 1e-07)" in content["guarantee"]
     assert content["assumptions"] == list(ASSUMPTIONS)
+
+
+def test_an_epsilon_that_promises_next_to_nothing_is_called_so():
+    weak = OutputPerturbationMechanism.calibrated(1e5, 1e-7, reference="anchor", radius=1.0)
+    words = sentence(claim_of(weak, Target(epsilon=1e5, delta=1e-7)), weak)
+    assert words.endswith("An ε above 10 hardly promises anything.")
+    assert "hardly" not in made()["guarantee"]
 
 
 @pytest.mark.parametrize("changes", [{"reproducible": True}, {"why_not": "the power failed"}])

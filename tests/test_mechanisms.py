@@ -219,3 +219,8 @@ def test_noisy_sgd_carries_no_distance_that_is_below_zero_or_not_finite(carried)
     assert NoisySGDMechanism.calibrated(1.0, 1e-7, carried=0.0, **constants).initial_distance() > 0.3
     with pytest.raises(ValueError, match="carried must be a finite number >= 0"):
         NoisySGDMechanism.calibrated(1.0, 1e-7, carried=carried, **constants)
+
+
+def test_no_noise_gives_epsilon_zero():
+    with pytest.raises(ValueError, match=r"epsilon = 0 asks for more than noise can give: .* exact unlearning"):
+        GradientClippingMechanism.from_target(0.0, 1e-5, None, reference="anchor", radius=2.0, steps=5, **STEP)

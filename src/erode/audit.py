@@ -112,17 +112,27 @@ def audit(
     }
     folder = fresh_folder("runs", "audit") if out is None else out
     _draw(metrics, fpr, folder)
-    lines = attack_lines(content, STRATA, ATTACKS)
+    path = write_json(folder / "audit.json", content)
+    lines, remarks = attack_lines(content, STRATA, ATTACKS), _remarks(content, len(others))
     print_attacks(lines, content)
-    write_text(folder / "audit.md", attacks_markdown(lines, content) + "\n")
-    if len(others) * fpr < 1:
-        print(
-            f"only {len(others)} images of {held_out} to compare with: fewer than {math.ceil(1 / fpr)} cannot tell a "
-            f"false positive rate of {fpr:g} from none, so rely on the AUC, or audit with more held-out images"
-        )
-    for name in sorted({"weights", "reference"} - {*checked}):
-        print(f"no split.json beside the {name}: make sure that they were trained on this split")
-    return write_json(folder / "audit.json", content)
+    for remark in remarks:
+        print(remark)
+    write_text(folder / "audit.md", attacks_markdown(lines, content, remarks) + "\n")
+    return path
+
+
+def _remarks(content: Mapping[str, Any], others: int) -> list[str]:
+    """What a reader has to know beside the numbers."""
+    fpr, held_out = content["settings"]["fpr"], content["held_out"]
+    few = (
+        f"only {others} images of {held_out} to compare with: fewer than {math.ceil(1 / fpr)} cannot tell a false "
+        f"positive rate of {fpr:g} from none, so rely on the AUC, or audit with more held-out images"
+    )
+    unknown = sorted({"weights", "reference"} - {*content["split"]["found beside"]})
+    return [
+        *([few] if others * fpr < 1 else []),
+        *(f"no split.json beside the {name}: make sure that they were trained on this split" for name in unknown),
+    ]
 
 
 def _attack(

@@ -57,11 +57,11 @@ def print_attacks(lines: Sequence[Sequence[str]], content: Mapping[str, Any]) ->
     Console(width=max(110, Console().width)).print(table)
 
 
-def attacks_markdown(lines: Sequence[Sequence[str]], content: Mapping[str, Any]) -> str:
-    """The lines as a Markdown table, with what they are about below."""
+def attacks_markdown(lines: Sequence[Sequence[str]], content: Mapping[str, Any], remarks: Sequence[str]) -> str:
+    """The lines as a Markdown table, with what they are about and remarks below."""
     head, *body = lines
     table = ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body]]
-    return "\n".join([*table, "", *(f"- {remark}" for remark in _caption(content).splitlines())])
+    return "\n".join([*table, "", *(f"- {remark}" for remark in [*_caption(content).splitlines(), *remarks])])
 
 
 def roc_figure(curves: Mapping[Level, Mapping[str, Curve]], title: str, fpr: float) -> Figure:

@@ -15,7 +15,7 @@ import torch
 from ._version import __version__
 from .accounting import rounded_up
 from .files import digest_of, write_json
-from .mechanisms import Mechanism
+from .mechanisms import MEANINGFUL_EPSILON, Mechanism
 
 SCHEMA = "erode-certificate/5"
 """Raise the number when the meaning of a field changes."""
@@ -171,9 +171,12 @@ def claim_of(mechanism: Mechanism, target: Target) -> dict[str, Any]:
 def sentence(claim: Mapping[str, Any], mechanism: Mechanism) -> str:
     """The guarantee in words; its numbers are rounded up, or it would promise more than the claim."""
     epsilon, delta = rounded_up(claim["epsilon"]), rounded_up(claim["delta"])
+    hardly = (
+        f" An ε above {MEANINGFUL_EPSILON:g} hardly promises anything." if claim["epsilon"] > MEANINGFUL_EPSILON else ""
+    )
     return (
         f"The released weights are (ε = {epsilon}, δ = {delta})-indistinguishable from those of a run that never saw "
-        f"the forget set: {mechanism.compared_with()}."
+        f"the forget set: {mechanism.compared_with()}.{hardly}"
     )
 
 

@@ -45,6 +45,9 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 _TRUTHS = ("issued", "reproducible")
 """Fields that say yes or no."""
 
+CERTIFICATE, RECORD = "certificate.json", "unlearning.json"
+"""What an operator writes beside the weights."""
+
 _TOLERANCE = 1e-9
 """Relative difference that platforms may round apart."""
 
@@ -57,14 +60,22 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
     passes, so get it from whom you trust.
 
     Args:
-        certificate: certificate.json, or a checkpoint of a certified run, which carries one for its own weights.
+        certificate: certificate.json, or a checkpoint of a certified run, which carries one for its own weights. Or
+            unlearning.json, the record of any run: then only that it belongs to the weights is checked, for what exact
+            operators promise is what they do, and no file proves that it was done. Or the folder with either.
         weights: weights.safetensors that were released with it, or any other file of the same weights; None = those
             beside the certificate, if there are any.
 
     Raises:
         VerificationError: naming the field that does not hold.
     """
-    content, checked, weights = check(Path(certificate), weights)
+    certificate = Path(certificate)
+    if certificate.is_dir():
+        certificate /= next((name for name in (CERTIFICATE, RECORD) if (certificate / name).is_file()), CERTIFICATE)
+    if _is_record(certificate):
+        _verify_record(certificate, weights)
+        return
+    content, checked, weights = check(certificate, weights)
     print(
         f"{content['guarantee']}\n"
         f"verified: {checked.name}, {checked.steps} draws of noise with sigma = {rounded_down(checked.sigma)} on "
@@ -75,6 +86,7 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
             else "no weights given or beside it to check"
         )
     )
+    print(_left_to_the_owner(content))
     if any(path is not None and Path(path).suffix == ".ckpt" for path in (certificate, weights)):
         print(
             "this speaks of the weights in the checkpoint only, not of what optimiser, callbacks and loops left in it; "
@@ -97,6 +109,59 @@ def check(certificate: Path, weights: Path | None = None) -> tuple[Content, Mech
     if weights is not None:
         _check_weights(content, Path(weights))
     return content, checked, weights
+
+
+def _left_to_the_owner(content: Content) -> str:
+    """What no check can show."""
+    split = content["digests"]["split"]
+    data = (
+        "no split was recorded, so that every batch held retained data only is the word of whoever owns the loader"
+        if split is None
+        else f"the split has the digest {split}"
+    )
+    return f"it rests on {len(content['assumptions'])} assumptions that no file can prove (they stand in it); {data}"
+
+
+def _is_record(path: Path) -> bool:
+    """Whether it is unlearning.json."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "operator" in content and "schema" not in content
+
+
+def _verify_record(path: Path, weights: Path | None) -> None:
+    record = parse_json(path.read_text(encoding="utf-8"))
+    released = check_record(record, path, weights)
+    promise = {
+        "exact": "Exact is what the procedure is, if it took place as recorded; no file proves that.",
+        "certified": "The certificate is another file: erode verify certificate.json.",
+    }.get(record.get("guarantee"), "It promises nothing.")
+    print(f"the weights of {released} are those that {record['operator']} released by the record of {path}. {promise}")
+
+
+def check_record(record: Any, path: Path, weights: Path | None = None) -> Path:
+    """Check that the record of a run belongs to the weights beside it, or to those given.
+
+    Returns:
+        The weights.
+
+    Raises:
+        VerificationError: if the run released nothing, or other weights.
+    """
+    _require(record.get("completed") is True, "", f"the run of {path} was cut short: it released nothing")
+    weights = path.with_name("weights.safetensors") if weights is None else Path(weights)
+    _require(weights.is_file(), "", f"there are no weights at {weights}")
+    try:
+        found = state_digest(read_state(weights))
+    except ValueError as error:
+        raise VerificationError("", str(error)) from error
+    same = found == record.get("released_weights")
+    _require(same, "", f"{weights} holds other weights ({found}) than {path} says were released")
+    return weights
 
 
 def _own_weights(certificate: Path) -> Path | None:
@@ -224,12 +289,6 @@ def _read(path: Path) -> Content:
     except Exception as error:
         raise VerificationError("", f"{path} is no readable certificate: {error}") from error
     _require(isinstance(content, dict), "", f"{path} is no certificate")
-    _require(
-        "operator" not in content or "schema" in content,
-        "",
-        f"{path} is the record of a run, no certificate; certified operators write certificate.json beside it, exact "
-        "ones promise by what they do and need none",
-    )
     return dict(content)
 
 

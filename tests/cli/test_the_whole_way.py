@@ -1,6 +1,7 @@
 """Each command, run as a user runs it: on pictures in folders and on the embedded data, in one process and two."""
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -117,11 +118,19 @@ def test_a_certificate_is_verified_with_or_without_its_weights(weights, capsys):
     for arguments in (files, [files[0], "--weights", files[1]], files[:1]):
         main(["verify", *arguments])
         assert f"the weights of {files[1]} belong to it" in capsys.readouterr().out
+    main(["verify", "run/unlearned"])
+    said = capsys.readouterr().out
+    assert f"the weights of {files[1]} belong to it" in said
+    assert re.search(r"it rests on \d+ assumptions that no file can prove .* the split has the digest", said)
+    main(["verify", "run/unlearned/unlearning.json"])
+    assert "are those that GradientClipping released" in capsys.readouterr().out
     Path(files[1]).rename("elsewhere.safetensors")
     main(["verify", files[0]])
     assert "no weights given or beside it" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="is the record of a run, no certificate"):
+    with pytest.raises(ValueError, match="there are no weights at"):
         main(["verify", "run/unlearned/unlearning.json"])
+    with pytest.raises(ValueError, match="holds other weights"):
+        main(["verify", "run/unlearned/unlearning.json", str(weights)])
     with pytest.raises(ValueError, match="these are other weights"):
         main(["verify", files[0], str(weights)])
 

@@ -80,6 +80,14 @@ def test_two_classes_may_be_allowed():
     validate_cases([case("a")], lambda case: two, 3, single_class=False, progress=False)
 
 
+def test_a_case_without_a_fine_mask_may_not_count_as_fine():
+    coarse = Arrays(GOOD.image, mask=None, coarse=GOOD.coarse)
+    told = problems([case("a"), case("b")], coarse, coarse_only={"a"})
+    assert "b has no fine mask, but the split may count it as fine" in told
+    assert "a has no" not in told
+    validate_cases([case("a")], lambda case: coarse, 3, progress=False)
+
+
 def test_unequal_shapes_are_reported():
     shapes = iter([(4, 4), (4, 5)])
 

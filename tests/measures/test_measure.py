@@ -142,6 +142,19 @@ def test_what_the_data_do_not_tell_is_left_out(files, tmp_path):
     assert "- AUROC over other rates of the artefact: left out, the test set has no image with y=" in table
 
 
+class OneClass(SyntheticDermoscopy):
+    def cases(self):
+        return [case for case in super().cases() if case.label == 1]
+
+
+def test_one_class_of_image_leaves_out_what_compares_two(files, tmp_path):
+    small = {"size": 32, "train_images": 24, "val_images": 24, "test_images": 8, "batch_size": 5, "fine_fraction": 0.25}
+    found = run(tmp_path / "out", OneClass(**small), weights=files[0], reference=files[1])
+    assert found["sweep"] == {"unlearnt": [], "retrained": []}
+    assert "sweep" in found["left out"]
+    assert found["values"]["unlearnt"]["dice_lesion"] is not None
+
+
 def test_flags_give_a_sweep_from_no_to_every_positive_with_artefact(files, tmp_path):
     found = run(tmp_path / "out", weights=files[0], reference=files[1])
     rates = [point[0] for point in found["sweep"]["unlearnt"]]

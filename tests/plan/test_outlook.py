@@ -88,6 +88,11 @@ def test_the_sentence_holds_numbers_and_regime():
     assert "the start will not survive: this is a re-initialisation; retrain exactly on the retain view" in sentence
 
 
+def test_an_epsilon_that_promises_next_to_nothing_is_called_so():
+    assert "delta = 1e-07 with" in outlook("gradient", epsilon=10.0).sentence()
+    assert "which hardly promises anything, with" in outlook("gradient", epsilon=11.0).sentence()
+
+
 @pytest.mark.parametrize("wrong", [{"d": 0}, {"start": 0.0}, {"start": float("nan")}])
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=r"at least 1|must differ from the anchor"):

@@ -6,8 +6,9 @@ import pytest
 from noisy_runs import Module, fit, network
 from pages import EVIL, Page
 
-from erode.callbacks import GradientClipping
+from erode.callbacks import GradientClipping, Retrain
 from erode.report import report
+from erode.weights import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,27 @@ def test_a_certificate_that_does_not_hold_promises_nothing(certified, tmp_path):
     finally:
         path.write_text(before)
     assert "There is no certificate that holds" in text
+    assert "Certified: (ε, δ)-indistinguishable" not in text
     assert "-indistinguishable from those of" not in text
+
+
+@pytest.fixture
+def exact(tmp_path):
+    fit(Module(network(norm=False)), tmp_path, Retrain())
+    return tmp_path
+
+
+def test_exact_is_said_of_the_weights_that_were_released_only(exact, tmp_path):
+    """Not of weights that took their place, and not where there are none."""
+    weights, promise = exact / "unlearned/weights.safetensors", "Exact: the released weights come from training"
+    assert promise in Page(report(exact, tmp_path / "page.html")).text
+    save_weights(Module(network(norm=False)), weights)
+    text = Page(report(exact, tmp_path / "page.html")).text
+    assert promise not in text
+    assert "Nothing is promised of what stands in this folder now" in text
+    assert "holds other weights" in text
+    weights.unlink()
+    assert "there are no weights" in Page(report(exact, tmp_path / "page.html")).text
 
 
 def test_audits_and_measures_of_the_released_weights_are_shown(certified, tmp_path):

@@ -145,6 +145,7 @@ def measure(
         "settings": {"bootstrap": bootstrap, "seed": seed, "relearn_steps": relearn_steps, "delta": delta},
         "software": {"erode": __version__, "torch": torch.__version__},
     }
+    path = write_json(folder / "measures.json", content)
     if all(sweeps.values()):
         title = f"{type(data).__name__}, {held_out} images"
         save_figure(sweep_figure(sweeps, title), folder / "sweep.png")
@@ -152,7 +153,7 @@ def measure(
     print_measures(values, left_out)
     for name in sorted(chosen.keys() - {*checked}):
         print(f"no split.json beside the weights of {name}: make sure that they were trained on this split")
-    return write_json(folder / "measures.json", content)
+    return path
 
 
 def _paths(given: Paths) -> list[Path]:

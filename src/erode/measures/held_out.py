@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -130,6 +131,9 @@ class HeldOut:
             )
         except ValueError as error:
             self.left_out["sweep"] = f"{error} {self._sides}"
+            return []
+        if any(math.isnan(point.value) for point in points):
+            self.left_out["sweep"] = f"an AUROC needs images of two classes at every rate {self._sides}"
             return []
         return [(point.rate, point.value) for point in points]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import MOST_STEPS, Mechanism
+from .base import MEANINGFUL_EPSILON, MOST_STEPS, Mechanism
 from .blockwise import BlockwiseMechanism
 from .clipping import (
     BallMechanism,
@@ -16,6 +16,7 @@ from .cns import CNSMechanism, published_sensitivity
 from .convex import NewtonMechanism, NoisySGDMechanism, ResidualMechanism
 
 __all__ = [
+    "MEANINGFUL_EPSILON",
     "MOST_STEPS",
     "BallMechanism",
     "BlockwiseMechanism",

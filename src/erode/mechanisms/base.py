@@ -21,6 +21,9 @@ REFERENCES = {
 }
 """What the released weights are compared with, in words."""
 
+MEANINGFUL_EPSILON = 10.0
+"""Above, the odds of telling two models apart may change by more than 20,000: hardly a promise any more."""
+
 MOST_STEPS = 10**7
 """Draws of noise that a run may take: ``erode verify`` goes through them one by one, a few microseconds each."""
 
@@ -132,6 +135,11 @@ class Mechanism(ABC):
             raise ValueError(
                 f"steps = {constants['steps']:,} are more than the {MOST_STEPS:,} of which erode verify recomputes the "
                 "account; take fewer"
+            )
+        if epsilon is not None and epsilon <= 0:
+            raise ValueError(
+                f"epsilon = {epsilon:g} asks for more than noise can give: epsilon > 0, or exact unlearning (Retrain, "
+                "Rewind)"
             )
         if epsilon is not None and sigma is None:
             return cls.calibrated(epsilon, delta, **constants)

@@ -10,16 +10,13 @@ from enum import Enum
 from scipy.optimize import brentq
 
 from ..accounting import gdp_mu, rounded_up
-from ..mechanisms import BallMechanism
+from ..mechanisms import MEANINGFUL_EPSILON, BallMechanism
 
 SURVIVES_FROM, LOST_BELOW = 1.0, 0.1
 """Kept signal over noise: from 1 on half of the squared length is signal, below 0.1 less than 1 % is."""
 
 KEPT_HALF = 0.5
 """Part of the trained distance that a start which survives still has."""
-
-MEANINGFUL_EPSILON = 10.0
-"""Above, the odds of telling two models apart may change by more than 20,000: hardly a promise any more."""
 
 PIXEL_BUDGET = 0.01
 """Largest δ·|Λ|: what δ may add, over all pixels, to what is said of single ones (theory §3)."""
@@ -137,10 +134,11 @@ class Outlook:
 
     def sentence(self) -> str:
         """Numbers and regime; nothing in it depends on the trained weights unless ``start`` was given."""
+        hardly = ", which hardly promises anything," if self.epsilon > MEANINGFUL_EPSILON else ""
         kept = "" if self.kept is None else f" ({self.kept:.2g} of the trained distance)"
         return (
-            f"{self.operator} at epsilon = {rounded_up(self.epsilon, 4)}, delta = {rounded_up(self.delta, 3)} with "
-            f"{self.d:,} exposed parameters: kept signal {self.signal:.3g}{kept}, noise {self.noise:.3g}, ratio "
+            f"{self.operator} at epsilon = {rounded_up(self.epsilon, 4)}, delta = {rounded_up(self.delta, 3)}{hardly} "
+            f"with {self.d:,} exposed parameters: kept signal {self.signal:.3g}{kept}, noise {self.noise:.3g}, ratio "
             f"{self.ratio:.2g}; {self.regime.value}"
         )
 

@@ -56,7 +56,7 @@ def report(run: Path, out: Path | None = None, evidence: Path | list[Path] | Non
         raise ValueError(
             f"{run} holds nothing to report (looked for {expected}); give the folder of one run of "
             "erode fit or unlearn (such as runs/unlearn-0), the log folder of a run of your own, or the out folder of "
-            f"erode compare{_runs_within(run)}"
+            f"erode compare; what erode audit and erode measure wrote goes with --evidence{_runs_within(run)}"
         )
     folders = [
         Path(folder) for folder in (evidence if isinstance(evidence, list) else [evidence]) if folder is not None

@@ -89,9 +89,17 @@ def _evidence(folder: Path, name: str, released: str | None) -> Section:
             "the weights.safetensors that this run released"
         )
     html = paragraph(f"{command} wrote this in {folder}.")
+    html += facts({"weights": digest, "compared with": _compared(content)})
     html += _from_markdown((folder / name).with_suffix(".md"))
     html += "".join(picture(path, f"{title}: {path.stem}") for path in sorted(folder.glob("[!.]*.png")))
     return Section(title, html)
+
+
+def _compared(content: Any) -> dict[str, str]:
+    """Digests of the other models, by what they are."""
+    reference = content.get("reference")
+    models = {"reference": reference} if reference else {**content.get("models", {})}
+    return {name: model["digest"] for name, model in models.items() if name != "unlearnt" and "digest" in model}
 
 
 def _from_markdown(path: Path) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..certificate import VerificationError
 from ..pictures import Panel, curves_figure, save_figure
+from ..verify import check, check_record
 from .evidence import certificate_section
 from .page import Missing, Section, facts, folded, number, paragraph, picture, table, words
 from .reading import Table, curve, read_csv, read_json
@@ -65,10 +67,7 @@ def _record(run: Path, out: Path, there: dict[str, Path]) -> Section | None:
         content = read_json(path)
         record = {key: content[key] for key in HEADLINE if key in content}
         record |= {key: value for key, value in content.items() if key not in record}
-        if not content.get("completed"):
-            html += paragraph("The run was cut short: nothing was released.")
-        elif promise := GUARANTEES.get(str(content.get("guarantee"))):
-            html += paragraph(promise)
+        html += paragraph(_promise(content, path))
     if path := there.get("unlearned/split.json"):
         split = read_json(path)
         counts = {name: len(split.get(name, ())) for name in ("fine", "coarse")}
@@ -78,6 +77,19 @@ def _record(run: Path, out: Path, there: dict[str, Path]) -> Section | None:
             **{words(key): split[key] for key in ("coarsening", "fine_fraction", "seed", "digest") if key in split},
         }
     return Section("What was unlearned, and how", html + facts(record)) if record else None
+
+
+def _promise(record: dict[str, Any], path: Path) -> str:
+    """What the weights in the folder are; a promise only of those that the run released, and that still holds."""
+    if not record.get("completed"):
+        return "The run was cut short: nothing was released."
+    try:
+        check_record(record, path)
+        if record.get("guarantee") == "certified":
+            check(path.with_name("certificate.json"))
+    except VerificationError as error:
+        return f"Nothing is promised of what stands in this folder now: {error}"
+    return GUARANTEES.get(str(record.get("guarantee")), "Nothing is guaranteed.")
 
 
 def released_weights(run: Path) -> str | None:
