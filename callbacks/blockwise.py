@@ -162,10 +162,11 @@ class Blockwise(NoisyPhase):
         members = self._turn()
         block, gradient = _some(weights, members), _some(gradients, members)
         clip_(gradient, self._clip_norms[self._taken // self.mechanism.steps_per_block])
-        decay = self.learning_rate * self.weight_decay
+        rate = self.mechanism.learning_rate
+        decay = rate * self.mechanism.weight_decay
         if decay:
             torch._foreach_lerp_(block, _some(anchor, members), decay)
-        torch._foreach_add_(block, gradient, alpha=-self.learning_rate)
+        torch._foreach_add_(block, gradient, alpha=-rate)
 
     def draw(self, weights: Vector) -> Draw:
         """The noise of one step for the block whose turn it is."""

@@ -114,10 +114,11 @@ class GradientClipping(NoisyPhase):
     def update(self, weights: Vector, gradients: Vector, anchor: Vector) -> None:
         """Decay towards the anchor, then step along the clipped gradient."""
         clip_(gradients, self._clip_norm)
-        decay = self.learning_rate * self.weight_decay
+        rate = self.mechanism.learning_rate  # of the account, whatever the attribute came to be
+        decay = rate * self.mechanism.weight_decay
         if decay:
             torch._foreach_lerp_(list(weights), list(anchor), decay)
-        torch._foreach_add_(list(weights), list(gradients), alpha=-self.learning_rate)
+        torch._foreach_add_(list(weights), list(gradients), alpha=-rate)
 
     def _mechanism(self) -> GradientClippingMechanism:
         constants: dict[str, Any] = {

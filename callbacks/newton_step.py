@@ -73,6 +73,8 @@ class NewtonStep(HeadOperator):
 
     passes = (2, 2)
 
+    mechanism: NewtonMechanism
+
     def __init__(
         self,
         samples: int,
@@ -102,9 +104,10 @@ class NewtonStep(HeadOperator):
 
     def move(self, objective: RidgeObjective, start: Tensor) -> Tensor | None:
         """The end of the step, with noise."""
-        self.check_samples(objective, self.samples)
+        made = self.mechanism  # the account's constants, whatever the attributes came to be
+        self.check_samples(objective, made.samples)
         gradient = objective.gradient(start)
-        allowed = newton_gradient(samples=self.samples, changed=self.changed, residual=self.residual)
+        allowed = newton_gradient(samples=made.samples, changed=made.changed, residual=made.residual)
         if not float(torch.linalg.vector_norm(gradient)) <= allowed:
             self._why_not = (
                 f"the original weights are not what samples, changed and residual say: the gradient of the retained "

@@ -68,6 +68,8 @@ class ResidualCertificate(HeadOperator):
     fixed_effort = False  # it minimises from the trained head
     passes = (10, 20)
 
+    mechanism: ResidualMechanism
+
     def __init__(
         self,
         epsilon: float | None = 1.0,
@@ -93,10 +95,11 @@ class ResidualCertificate(HeadOperator):
 
     def move(self, objective: RidgeObjective, start: Tensor) -> Tensor | None:
         """The minimiser to τ, with noise."""
-        weights, norm, _ = minimise(objective, start, self.tolerance)
-        if not norm <= self.tolerance:
+        tolerance = self.mechanism.tolerance  # of the account, whatever the attribute came to be
+        weights, norm, _ = minimise(objective, start, tolerance)
+        if not norm <= tolerance:
             self._why_not = (
-                f"the gradient over the retained data did not come below tolerance = {self.tolerance:.3g}; raise "
+                f"the gradient over the retained data did not come below tolerance = {tolerance:.3g}; raise "
                 "tolerance (the noise grows with it) or ridge"
             )
             return None

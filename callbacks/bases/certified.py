@@ -42,16 +42,18 @@ class CertifiedOperator(UnlearningOperator, base=True):
         self.target = target
         self.seed = seed
         self._shapes: dict[str, list[int]] = {}
-        self._built_with = mechanism.constants()
+        self._calibrated_for = self._given_so_far()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse settings that were changed since the noise was calibrated for them."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and type(self)(**self._given())._built_with != self._built_with:
-            raise MisconfigurationException(
-                f"settings of this {type(self).__name__} were changed after it was made, and its noise was calibrated "
-                f"for {self._built_with}; make a new one with the settings that you want"
-            )
+        now = self._given_so_far()
+        for name, value in self._calibrated_for.items() if stage == "fit" else ():
+            if now.get(name) != value:
+                raise MisconfigurationException(
+                    f"{name} of this {type(self).__name__} was changed from {value} to {now.get(name)} after it was "
+                    "made, and its noise was calibrated before; make a new one with the settings that you want"
+                )
 
     @classmethod
     def refuses(cls, module: nn.Module) -> str | None:

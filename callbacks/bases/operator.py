@@ -185,7 +185,7 @@ class UnlearningOperator(OperatorSlots, base=True):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
         with self._standing.checking():
-            self._prepared.check_first_batch(pl_module)
+            self._prepared.check_batch(pl_module)
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         self._guard.see(batch)
@@ -310,11 +310,14 @@ class UnlearningOperator(OperatorSlots, base=True):
 
     def _settings(self) -> dict[str, Any]:
         """The constructor's arguments, which subclasses keep as attributes of the same name."""
-        return {name: _plain(value) for name, value in self._given().items()}
+        return {name: _plain(getattr(self, name)) for name in self._setting_names()}
 
-    def _given(self) -> dict[str, Any]:
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
-        return {name: getattr(self, name) for name in names}
+    def _given_so_far(self) -> dict[str, Any]:
+        """Those settings that are kept already, while it is being made."""
+        return {name: _plain(getattr(self, name)) for name in self._setting_names() if hasattr(self, name)}
+
+    def _setting_names(self) -> list[str]:
+        return [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "folder")]
 
 
 def operators_of(trainer: Trainer) -> list[UnlearningOperator]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from ...weights import state_digest
+from .unsaved_buffers import unchanged
 
 
 class Bystanders:
@@ -31,7 +31,7 @@ class Bystanders:
             MisconfigurationException: naming the first buffer, or for a parameter.
         """
         for name, buffer in module.named_buffers():
-            if name not in self._buffers or not torch.equal(buffer, self._buffers[name]):
+            if name not in self._buffers or not unchanged(buffer, self._buffers[name]):
                 raise MisconfigurationException(
                     f"the buffer {name} changed in the noisy phase, when weights still carried the forget set, and it "
                     "is no running statistic that can be reset; use a layer without it (no spectral_norm, no averages)"

@@ -31,6 +31,7 @@ class PreparedWeights:
         self._from_before = FromBefore(operator)
         self._writes = Writes(operator, self._from_before.holds)
         self._unsaved = UnsavedBuffers(operator)
+        self._batches = 0
 
     def note_original(self, module: nn.Module) -> None:
         """Note the parameters that the run began with, by their digests."""
@@ -65,18 +66,22 @@ class PreparedWeights:
         self._from_before.settle(self._left.values())
         self._from_before.check_kept(module, callbacks_of(trainer))
         self._unsaved.note(module, renewed)
+        self._batches = 0
         self._writes.stop()
         if not getattr(module, "keeps_start", False):
             self._writes.watch(trainer)
 
-    def check_first_batch(self, module: nn.Module) -> None:
-        """Compare with what was noted, once.
+    def check_batch(self, module: nn.Module) -> None:
+        """Compare parameters with what was noted, at the first batch; at the second, what the first did to buffers.
 
         Raises:
-            MisconfigurationException: if a parameter holds another value.
+            MisconfigurationException: if a parameter, or a buffer that is not saved, holds another value.
         """
         self._check_left(module)
         self._left = None
+        self._batches += 1
+        if self._batches == 2:  # most that change do so at each step, and nobody should train to the end for that
+            self._unsaved.check(module)
 
     def check_step(self) -> None:
         """Look before an optimiser steps.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ class UnsavedBuffers:
 
     A teacher's average or a centre of features, registered with ``persistent=False``, outlives a reset of all weights
     and any noise on them, and training on retained data follows it. Constants, such as kernels and thresholds, stay
-    as they are. Objectives of ours know nothing of earlier fits.
+    as they are; that they hold nothing of the forget set is the owner's word. Objectives start anew with each fit.
 
     Args:
         operator: name of the callback, for messages.
@@ -44,7 +43,7 @@ class UnsavedBuffers:
         now = _unsaved(module) if self._before else {}
         for name, before in self._before.items():
             buffer = now.get(name)
-            if buffer is None or buffer.shape != before.shape or not torch.equal(buffer, before.to(buffer.device)):
+            if buffer is None or not unchanged(buffer, before.to(buffer.device)):
                 raise MisconfigurationException(
                     f"the buffer {name}, which is not saved with the weights, changed in the run: it was there "
                     f"before, so {self._operator} cannot tell that it carries nothing of the forget set into training; "
@@ -55,6 +54,16 @@ class UnsavedBuffers:
     def forget(self) -> None:
         """Nothing is compared any more."""
         self._before = {}
+
+
+def unchanged(now: Tensor, before: Tensor) -> bool:
+    """Whether two tensors are the same, NaN for NaN: that is how people write that nothing was measured yet."""
+    if now.shape != before.shape or now.dtype != before.dtype:
+        return False
+    same = now == before
+    if now.is_floating_point() or now.is_complex():
+        same |= now.isnan() & before.isnan()
+    return bool(same.all())
 
 
 def _unsaved(module: nn.Module) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def verify(certificate: Path, weights: Path | None = None) -> None:
     """
     certificate = Path(certificate)
     if certificate.is_dir():
-        certificate /= next((name for name in (CERTIFICATE, RECORD) if (certificate / name).is_file()), CERTIFICATE)
+        certificate = _within(certificate)
     if _is_record(certificate):
         _verify_record(certificate, weights)
         return
@@ -109,6 +109,15 @@ def check(certificate: Path, weights: Path | None = None) -> tuple[Content, Mech
     if weights is not None:
         _check_weights(content, Path(weights))
     return content, checked, weights
+
+
+def _within(folder: Path) -> Path:
+    """The certificate, or else the record, of what a run released."""
+    places = [folder / inner / name for name in (CERTIFICATE, RECORD) for inner in ("", "unlearned")]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise VerificationError("", f"{folder} holds no {CERTIFICATE} and no {RECORD}, nor does unlearned in it")
+    return found
 
 
 def _left_to_the_owner(content: Content) -> str:
@@ -159,7 +168,8 @@ def check_record(record: Any, path: Path, weights: Path | None = None) -> Path:
         found = state_digest(read_state(weights))
     except ValueError as error:
         raise VerificationError("", str(error)) from error
-    same = found == record.get("released_weights")
+    _require("released_weights" in record, "", f"{path} does not say which weights were released")
+    same = found == record["released_weights"]
     _require(same, "", f"{weights} holds other weights ({found}) than {path} says were released")
     return weights
 

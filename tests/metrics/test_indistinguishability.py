@@ -78,7 +78,7 @@ def test_shares_that_never_meet_are_told_apart_however_small_the_gap():
 def test_the_choice_knows_nothing_of_the_models_that_are_counted():
     """Every second model is counted; what the others do decides the event alone."""
     one, other = (torch.full((8,), rate).double() for rate in (0.9, 0.1))
-    one[1::2] = other[1::2] = 0.5
+    one[::2] = other[::2] = 0.5
     found = pixel_indistinguishability(ensemble(one), ensemble(other), 0.0)
     assert found.models == (4, 4)
     assert found.rates[0] == found.rates[1]

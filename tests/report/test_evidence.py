@@ -71,6 +71,14 @@ def test_exact_is_said_of_the_weights_that_were_released_only(exact, tmp_path):
     assert "there are no weights" in Page(report(exact, tmp_path / "page.html")).text
 
 
+def test_a_certificate_without_weights_is_about_none_of_the_folder(tmp_path):
+    fit(Module(network(norm=False)), tmp_path, GradientClipping(steps=2))
+    (tmp_path / "unlearned/weights.safetensors").unlink()
+    text = Page(report(tmp_path, tmp_path / "page.html")).text
+    assert "the weights that it is about are not in this folder" in text
+    assert "-indistinguishable from those" not in text
+
+
 def test_audits_and_measures_of_the_released_weights_are_shown(certified, tmp_path):
     digest = released(certified)
     folders = [evidence(tmp_path / name, name, digest) for name in ("audit", "measure")]

@@ -100,7 +100,8 @@ def pixel_indistinguishability(
     1 - confidence) bound ε.
 
     Every model must be a complete independent run: own noise, own start where the certificate's reference has
-    one. The bound is one-sided: a small value does not prove a certificate.
+    one. The bound is one-sided: a small value does not prove a certificate, and up to ten models of each can show
+    nothing at all (``ceiling`` is 0).
 
     Args:
         unlearnt: pixel counts ``[M, S=2, Y, Z]``, one table ``counts`` of `SliceCounts` per unlearnt model, M ≥ 2.
@@ -135,9 +136,9 @@ def pixel_indistinguishability(
     ]
     one, other = (_shares(counts, slices) for counts in (unlearnt, reference))
     alpha = (1 - confidence) / 4  # two rates, two ends each
-    event, threshold = _choose(one[::2], other[::2], delta)
-    fired = [int((shares[1::2, event] >= threshold).sum()) for shares in (one, other)]
-    models = len(one) // 2, len(other) // 2
+    event, threshold = _choose(one[1::2], other[1::2], delta)
+    fired = [int((shares[::2, event] >= threshold).sum()) for shares in (one, other)]
+    models = len(one[::2]), len(other[::2])
     found = rate_interval(fired[0], models[0], alpha), rate_interval(fired[1], models[1], alpha)
     ends = rate_interval(models[0], models[0], alpha), rate_interval(0, models[1], alpha)
     s, y, k = slices[event]

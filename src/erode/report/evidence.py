@@ -34,11 +34,12 @@ def certificate_section(released: Path) -> Section | None:
     except VerificationError as error:
         return Section(title, paragraph(f"There is no certificate that holds: {error}"))
     claim = content["claim"]
+    if weights is None:
+        return Section(title, paragraph("It holds, but the weights that it is about are not in this folder."))
     html = paragraph(content["guarantee"])
     html += paragraph(
-        "Computed again for this page from its constants, and "
-        + ("found to belong to the released weights." if weights else "there are no weights beside it to compare.")
-        + f" To check it yourself: erode verify {path}"
+        "Computed again for this page from its constants, and found to belong to the released weights. To check it "
+        f"yourself: erode verify {path}"
     )
     html += facts(
         {

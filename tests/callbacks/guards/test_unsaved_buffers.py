@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from noisy_runs import Module, fit, network, promises
+from noisy_runs import Module, Watch, fit, network, promises
 from torch import nn
 
 from erode.callbacks import FineTune, Retrain
@@ -55,6 +55,23 @@ def test_one_that_a_reset_reaches_may_move_in_retraining(tmp_path):
 
 def test_who_promises_nothing_may_keep_what_he_likes(tmp_path):
     assert with_memory(tmp_path, FineTune()).exists()
+
+
+def test_one_that_moves_at_each_step_is_refused_at_the_second(tmp_path):
+    taught, seen = module(), Watch()
+    with pytest.raises(MisconfigurationException, match="average"):
+        fit(taught, tmp_path, Retrain(), seen)
+    assert len(seen.names) == 1
+
+
+def test_nan_that_stays_has_not_changed():
+    layer, guard = Teacher(), UnsavedBuffers("Retrain")
+    layer.average = torch.tensor([torch.nan, 1.0])
+    guard.note(layer)
+    guard.check(layer)
+    layer.average = torch.tensor([torch.nan, 2.0])
+    with pytest.raises(MisconfigurationException, match="average"):
+        guard.check(layer)
 
 
 def test_one_that_vanished_or_grew_has_changed():
