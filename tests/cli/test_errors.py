@@ -15,7 +15,7 @@ from cli_runs import SHORT, USUAL
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
-from erode.cli import main
+from erode.cli import console, main
 from erode.weights import save_weights
 
 
@@ -112,9 +112,12 @@ def test_a_run_that_is_terminated_does_not_pass_for_one_that_ended(tmp_path):
     assert "erode: terminated" in said
 
 
-def test_what_we_warn_of_is_shown_without_our_code():
-    command = [sys.executable, "-m", "erode", "validate", *USUAL, *SHORT]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+def test_what_we_warn_of_is_shown_without_our_code(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["erode", "validate", *USUAL, "--trainer.fast_dev_run=true"])
+    with warnings.catch_warnings():  # puts back how they are shown
+        warnings.simplefilter("always")
+        console()
+    said = capsys.readouterr().err
     lines = [line for line in said.splitlines() if "neither --init_from" in line]
     assert len(lines) == 1
     assert lines[0].startswith("erode: warning: erode validate was given neither --init_from WEIGHTS")
