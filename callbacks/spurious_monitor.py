@@ -93,8 +93,7 @@ class SpuriousInformationMonitor(Callback):
         """Keep the original weights until they are measured; operators change them only later."""
         if stage == "fit":
             self.rows, self._resumed = [], False
-            callbacks: list[Any] = callbacks_of(trainer)
-            self._promised = any(_promises(callback) for callback in callbacks)
+            self._promised = any(_promises(callback) for callback in callbacks_of(trainer))
             self._original = initial_weights(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

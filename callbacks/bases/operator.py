@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from ...files import write_json
 from ...lightning_state import callbacks_of, runs_fast
 from ...masks import View
+from ...verify import RECORD
 from ...weights import weights_digest
 from ..batches.observation import run_folder
 from ..batches.served import split_of
@@ -26,7 +27,7 @@ from ..guards.ranks import other_ranks, together
 from ..guards.refusals import check_averaging, check_callbacks, check_loop, check_shapes, check_takes_steps, no_step
 from ..guards.standing import Standing, check_continuation
 from .early_scores import forget_earlier_runs
-from .release import RECORD_NAME, divergence, holds_release, infinite_buffers, release
+from .release import divergence, holds_release, infinite_buffers, release
 from .running_statistics import RunningStatistics
 from .slots import OperatorSlots
 
@@ -286,7 +287,7 @@ class UnlearningOperator(OperatorSlots, base=True):
 
     def _write_incomplete(self, trainer: Trainer, why: str) -> None:
         if trainer.is_global_zero:
-            write_json(self._release_to / RECORD_NAME, {**self._record, "completed": False, "why": why})
+            write_json(self._release_to / RECORD, {**self._record, "completed": False, "why": why})
 
     def _check_own(self, module: LightningModule) -> None:
         """Refuse weights that are not what training on retained data made of them; once released they are anybody's."""

@@ -15,15 +15,14 @@ from torch import Tensor
 
 from ..._version import __version__
 from ...files import parse_json, write_json
+from ...verify import RECORD
 from ...weights import save_weights, weights_digest
 from ..batches.served import split_of
-
-RECORD_NAME = "unlearning.json"
 
 
 def holds_release(folder: Path) -> bool:
     """Whether a run has released weights into a folder; one that was cut short left a record that says so."""
-    record = folder / RECORD_NAME
+    record = folder / RECORD
     return record.exists() and parse_json(record.read_text(encoding="utf-8"))["completed"] is True
 
 
@@ -58,7 +57,7 @@ def release(
     evaluations = steps * trainer.accumulate_grad_batches * evaluations_per_step
     beside = record.get("evaluations_beside_steps", 0)
     write_json(
-        folder / RECORD_NAME,
+        folder / RECORD,
         {
             **record,
             "completed": True,

@@ -125,7 +125,7 @@ class ErodeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Predictions become files even if nobody asked for a writer."""
         trainer = super().instantiate_trainer(**kwargs)
-        own: list[Any] = callbacks_of(trainer)
+        own = callbacks_of(trainer)
         if self.subcommand == "predict" and not any(isinstance(callback, BasePredictionWriter) for callback in own):
             own.append(PredictionWriter())
         return trainer

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..files import write_text
+from ..verify import RECORD
 from .comparison import comparison_sections
 from .evidence import evidence_sections
 from .page import page
 from .run import released_weights, run_sections
 
 __all__ = ["report"]
-
-RELEASED = "unlearning.json"
-"""The record of an operator stands in the folder of what it released."""
 
 
 def report(run: Path, out: Path | None = None, evidence: Path | list[Path] | None = None) -> Path:
@@ -46,7 +44,7 @@ def report(run: Path, out: Path | None = None, evidence: Path | list[Path] | Non
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"no folder {run}; give the run folder that erode printed when it started")
-    if (run / RELEASED).is_file():
+    if (run / RECORD).is_file():
         run = run.parent
     out = run / "report.html" if out is None else Path(out)
     compares = (run / "comparison.json").is_file()
@@ -69,6 +67,6 @@ def report(run: Path, out: Path | None = None, evidence: Path | list[Path] | Non
 
 def _runs_within(folder: Path) -> str:
     """Names the folders below that would do."""
-    inner = [path.parent for path in folder.rglob("metrics.csv")] + [path.parents[1] for path in folder.rglob(RELEASED)]
+    inner = [path.parent for path in folder.rglob("metrics.csv")] + [path.parents[1] for path in folder.rglob(RECORD)]
     names = sorted({str(path) for path in inner})
     return f"; within it lie {', '.join(names[:5])}" if names else ""
