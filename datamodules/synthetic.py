@@ -101,7 +101,7 @@ class SyntheticDermoscopy(MaskDataModule):
     shares, not draws: numbers of images are rounded expectations.
 
     Flags of a case: each artefact by name, ``hair``, and ``any`` (any artefact beside the lesion; hair does
-    not count).
+    not count). They say what was painted; hair may lie, seldom all of it, under a dark corner.
 
     Args:
         size: image side in pixels.

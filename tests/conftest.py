@@ -1,8 +1,9 @@
 """What every test shares: few threads, no network, quiet loggers."""
 
 import functools
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
 import warnings
 
@@ -50,11 +51,36 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def as_script():
-    """Run a test file as a script on a folder: its processes fork from one that has no threads of pytest."""
+def forks():
+    """Processes that fork from one without threads of pytest, in which the libraries are loaded: that takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["erode.benchmark", "erode.cli.lightning_cli"])
+    return context
 
-    def run(file, folder):
-        done = subprocess.run([sys.executable, file, str(folder)], capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr
+
+@pytest.fixture(scope="session")
+def scripts(forks):
+    """Run files as scripts, all at once: each is a file and its arguments. What they say of errors is captured."""
+
+    def run(*commands):
+        processes = []
+        for file, *arguments in commands:
+            process = forks.Process(target=runpy.run_path, args=(str(file),), kwargs={"run_name": "__main__"})
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", [str(file), *map(str, arguments)])  # a fork gets that of its parent
+                process.start()
+            processes.append(process)
+        for process in processes:
+            process.join(timeout=280)
+        codes = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()
+        assert codes == [0] * len(commands)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def as_script(scripts):
+    """Run a test file as a script on a folder."""
+    return lambda file, folder: scripts((file, folder))

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import multiprocessing
 import os
 import random
 import signal
@@ -86,9 +85,8 @@ def run_until_killed(grid, out, patch, at, look, wait, log):
 class Killer:
     """Runs grids that die, at moments of one random sequence."""
 
-    def __init__(self, folder):
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["erode.benchmark"])
+    def __init__(self, folder, forks):
+        self.forks = forks
         self.random = random.Random(2)
         self.log = folder / "killed"
 
@@ -99,7 +97,7 @@ class Killer:
         """
         while True:
             look, wait = self.random.randint(1, LOOKS[at]), self.random.uniform(0, 0.3) if late else 0
-            process = self.context.Process(target=run_until_killed, args=(grid, out, patch, at, look, wait, self.log))
+            process = self.forks.Process(target=run_until_killed, args=(grid, out, patch, at, look, wait, self.log))
             process.start()
             process.join()
             if process.exitcode == -signal.SIGKILL:
@@ -112,8 +110,8 @@ class Killer:
 
 
 @pytest.fixture
-def killer(tmp_path):
-    return Killer(tmp_path)
+def killer(tmp_path, forks):
+    return Killer(tmp_path, forks)
 
 
 def written(folder):

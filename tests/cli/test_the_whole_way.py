@@ -17,8 +17,8 @@ from erode.masks import ForgetSplit
 from erode.weights import load_weights, weights_digest
 
 
-def test_from_pictures_in_folders_to_a_report(pictures, tmp_path):
-    """The README's way, in a shell, on files: fit, unlearn, test, predict, report."""
+def test_from_pictures_in_folders_to_a_report(pictures, tmp_path, capsys):
+    """The README's way on files: fit, then in a shell unlearn, test, predict, report."""
     (tmp_path / "mine.yaml").write_text(
         yaml.safe_dump(
             {
@@ -34,7 +34,8 @@ def test_from_pictures_in_folders_to_a_report(pictures, tmp_path):
         )
     )  # fmt: skip
     usual = ["--config", "mine.yaml", *SHORT]
-    out = erode("fit", *usual, cwd=tmp_path)
+    main(["fit", *usual])
+    out = capsys.readouterr().out
     assert "run folder: runs/fit-0" in out
     assert "weights: runs/fit-0/weights.safetensors" in out
     assert {path.name for path in (tmp_path / "runs" / "fit-0").iterdir()} == {
@@ -137,13 +138,13 @@ def test_a_certificate_is_verified_with_or_without_its_weights(weights, capsys):
 
 def test_two_processes_do_what_one_does(weights, tmp_path):
     """Seven test images leave the second process one short: no image may count twice."""
-    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    two, forked = ([f"--trainer.strategy={strategy}", "--trainer.devices=2"] for strategy in ("ddp", "ddp_fork"))
     module = [sys.executable, "-m", "erode"]
     start_from = f"--init_from={weights}"
     running = [
-        start(*module, "fit", *USUAL, *two, cwd=tmp_path),
+        start(*module, "fit", *USUAL, *forked, cwd=tmp_path),
         start(*module, "unlearn", *USUAL, *two, start_from, "--trainer.callbacks+=Retrain", cwd=tmp_path),
-        start(*module, "test", *USUAL, *two, start_from, cwd=tmp_path),
+        start(*module, "test", *USUAL, *forked, start_from, cwd=tmp_path),
     ]
     main(["test", *USUAL, start_from, "--trainer.default_root_dir=alone"])
     printed = [finish(process) for process in running]

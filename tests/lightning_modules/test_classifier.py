@@ -2,8 +2,6 @@
 
 import csv
 import itertools
-import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -150,10 +148,8 @@ def test_a_run_that_was_cut_short_goes_on_in_its_stage(name, epoch, tmp_path):
 # Several processes -----------------------------------------------------------------------------------------------
 
 
-def test_two_processes_train_as_one(tmp_path):
-    script = Path(__file__).with_name("classifier_runs.py")
-    run = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr
+def test_two_processes_train_as_one(tmp_path, as_script):
+    as_script(Path(__file__).with_name("classifier_runs.py"), tmp_path)
     for name in DISTRIBUTED:
         alone, together = (torch.load(tmp_path / f"{name}-{n}.ckpt", weights_only=True) for n in (1, 2))
         for key in alone["state_dict"]:

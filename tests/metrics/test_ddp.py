@@ -1,8 +1,6 @@
 import inspect
 import math
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,16 +15,9 @@ MADE = runpy.run_path(str(SCRIPT))["make_metrics"]()
 
 
 @pytest.fixture(scope="module")
-def evaluations(tmp_path_factory):
+def evaluations(tmp_path_factory, scripts):
     folder = tmp_path_factory.mktemp("ddp")
-    arguments = ["2", str(folder / "store"), str(folder / "out.pt")]
-    processes = [
-        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), *arguments], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    scripts(*((SCRIPT, rank, 2, folder / "store", folder / "out.pt") for rank in range(2)))
     return torch.load(folder / "out.pt", weights_only=True)
 
 
