@@ -19,6 +19,7 @@ from erode.callbacks import GradientClipping
 from erode.comparison import Experiment, MethodName
 from erode.comparison.trainer import row_trainer
 from erode.datamodules import SyntheticDermoscopy
+from erode.markdown import markdown_table
 from erode.masks import DiskDilation
 from erode.measures import measure
 from erode.weights import load_weights
@@ -100,10 +101,11 @@ def main() -> None:
         "certified, against its reference": (runs["gradient_clipping"], own),
         "retraining, against retraining": (again, retrained),
     }
-    print("| runs | ε at least | the most that so many could show |\n| --- | ---: | ---: |")
+    lines = []
     for number, (title, (unlearnt, references)) in enumerate(pairs.items()):
         found = ensembles(rows, unlearnt, references, out / "measures" / str(number))
-        print(f"| {title} | {found['epsilon_at_least']:.2f} | {found['could_show_at_most']:.2f} |")
+        lines.append([title, f"{found['epsilon_at_least']:.2f}", f"{found['could_show_at_most']:.2f}"])
+    print(markdown_table(["runs", "ε at least", "the most that so many could show"], lines, numbers={1, 2}))
 
 
 if __name__ == "__main__":

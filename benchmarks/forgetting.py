@@ -21,6 +21,7 @@ import yaml
 from erode.benchmark.grid import Cell, merged
 from erode.comparison import METHODS, Experiment, MethodName
 from erode.datamodules import SyntheticDermoscopy
+from erode.markdown import markdown_table
 from erode.masks import DiskDilation
 from erode.measures import measure
 from erode.measures.table import LINES
@@ -111,10 +112,11 @@ def main() -> None:
         for seed in arguments.seeds
     ]
     titles = ["original", *(METHODS[name].title for name in arguments.operators), "retrained", "retrained again"]
-    print("| measure | " + " | ".join(titles) + " |\n| --- |" + " ---: |" * len(titles))
+    lines = []
     for key, title in [*((key, title) for key, title, _ in LINES), *ENDS.items()]:
         cells = [mean_and_sd([run[name].get(key) for run in runs]) for name in titles]
-        print(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append([title, *cells])
+    print(markdown_table(["measure", *titles], lines, numbers=range(1, len(titles) + 1)))
 
 
 if __name__ == "__main__":

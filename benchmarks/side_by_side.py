@@ -15,6 +15,7 @@ from erode.benchmark.dots import leakage_figure
 from erode.benchmark.figures import spurious_figure
 from erode.benchmark.tables import cells_of, markdown, table_of
 from erode.files import write_text
+from erode.markdown import markdown_table
 from erode.pictures import save_figure
 
 ROOT = Path(__file__).parents[1]
@@ -43,9 +44,8 @@ def short(results: pd.DataFrame, timings: pd.DataFrame) -> str:
             if wanted == name:
                 columns.setdefault("(ε, δ)", {line[0]: line[1] for line in lines})
                 columns[title] = {line[0]: line[head.index(column)] for line in lines}
-    rows = [["operator", *columns], ["---"] * (len(columns) + 1)]
-    rows += [[title, *(column.get(title, "–") for column in columns.values())] for title in columns["(ε, δ)"]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = [[title, *(column.get(title, "–") for column in columns.values())] for title in columns["(ε, δ)"]]
+    return markdown_table(["operator", *columns], rows)
 
 
 def put(page: Path, start: str, text: str) -> None:

@@ -9,10 +9,11 @@ import json
 import sys
 from pathlib import Path
 
+from erode.markdown import markdown_table
 from erode.report.table import mean_and_sd
 
 
-def markdown_table(path: Path, names: list[str]) -> str:
+def comparison_table(path: Path, names: list[str]) -> str:
     """One line per method.
 
     Args:
@@ -21,13 +22,14 @@ def markdown_table(path: Path, names: list[str]) -> str:
     """
     comparison = json.loads(path.read_text(encoding="utf-8"))
     columns = [(name, name.replace("_", " ")) for name in names] or comparison["columns"]
-    lines = ["| method | " + " | ".join(title for _, title in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in comparison["rows"]):
         runs = [row for row in comparison["rows"] if row["method"] == method]
         cells = [mean_and_sd([run["metrics"].get(name) for run in runs]) for name, _ in columns]
-        lines.append(f"| {runs[0]['title']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([runs[0]["title"], *cells])
+    head = ["method", *(title for _, title in columns)]
+    return markdown_table(head, lines, numbers=range(1, len(head)))
 
 
 if __name__ == "__main__":
-    print(markdown_table(Path(sys.argv[1]), sys.argv[2:]))
+    print(comparison_table(Path(sys.argv[1]), sys.argv[2:]))

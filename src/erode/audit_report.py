@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
 from rich.table import Table
 
+from .markdown import markdown_table
 from .pictures import COLOURS, INK, new_figure
 
 Curve = tuple[ArrayLike, ArrayLike]
@@ -60,8 +61,8 @@ def print_attacks(lines: Sequence[Sequence[str]], content: Mapping[str, Any]) ->
 def attacks_markdown(lines: Sequence[Sequence[str]], content: Mapping[str, Any], remarks: Sequence[str]) -> str:
     """The lines as a Markdown table, with what they are about and remarks below."""
     head, *body = lines
-    table = ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body]]
-    return "\n".join([*table, "", *(f"- {remark}" for remark in [*_caption(content).splitlines(), *remarks])])
+    notes = [f"- {remark}" for remark in [*_caption(content).splitlines(), *remarks]]
+    return "\n".join([markdown_table(head, body), "", *notes])
 
 
 def roc_figure(curves: Mapping[Level, Mapping[str, Curve]], title: str, fpr: float) -> Figure:

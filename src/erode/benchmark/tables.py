@@ -12,6 +12,7 @@ import pandas as pd
 from ..accounting import rounded_up
 from ..comparison import COLUMNS
 from ..files import write_text
+from ..markdown import markdown_table
 from ..report.table import mean_and_sd
 
 IDENTITY = ("method", "title", "seed")
@@ -79,10 +80,9 @@ def markdown(results: pd.DataFrame, timings: pd.DataFrame) -> str:
         return "no rows"
     parts = []
     for name, cell in cells_of(results):
-        lines = table_of(cell, timings)
-        rule = ["---", "---", *["---:"] * (len(lines[0]) - 2)]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
-        parts.append(f"### {name}\n\n{_heading(cell)}\n\n{body}")
+        head, *lines = table_of(cell, timings)
+        table = markdown_table(head, lines, numbers=range(2, len(head)))
+        parts.append(f"### {name}\n\n{_heading(cell)}\n\n{table}")
     return "\n\n".join(parts)
 
 

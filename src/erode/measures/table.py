@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ..markdown import markdown_table
 from ..pictures import COLOURS, INK, new_figure
 from .values import Values
 
@@ -79,10 +80,9 @@ def notes(left_out: Mapping[str, str]) -> list[str]:
 def markdown(values: Mapping[str, Values], left_out: Mapping[str, str]) -> str:
     """The same as a Markdown table, with the reasons for what was left out below."""
     head, *body = lines(values)
-    rule = ["---", *["---:"] * len(values), "---"]
-    table = ["| " + " | ".join(line) + " |" for line in [head, rule, *body]]
+    table = markdown_table(head, body, numbers=range(1, len(head) - 1))
     remarks = [f"- {note}" for note in notes(left_out)]
-    return "\n".join([*table, "", *remarks] if remarks else table)
+    return "\n".join([table, "", *remarks] if remarks else [table])
 
 
 def print_measures(values: Mapping[str, Values], left_out: Mapping[str, str]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
 from rich.table import Column, Table
 
 from ..files import write_text
+from ..markdown import markdown_table
 from .card import FAMILIES, REQUESTS, Guarantee, Manipulation, Need, OperatorCard
 
 Cards = Mapping[str, OperatorCard]
@@ -42,7 +43,7 @@ def operators_markdown(cards: Cards, pages: str = "operators") -> str:
         (f"[`{name}`]({pages}/{card.page})", card.promise, card.trains_on, card.stores, card.costs)
         for name, card in by_guarantee(cards).items()
     )
-    return _markdown(("operator", "guarantee", "trains on", "stores", "costs"), rows)
+    return markdown_table(("operator", "guarantee", "trains on", "stores", "costs"), rows)
 
 
 def head_markdown(cards: Cards, *names: str) -> str:
@@ -65,7 +66,7 @@ def head_markdown(cards: Cards, *names: str) -> str:
         ("configuration", lambda card: f"`configs/{card.config}`"),
     )
     titles = ("", *(f"`{name}`" for name in names)) if len(names) > 1 else ("", "")
-    return _markdown(titles, ((title, *map(say, shown)) for title, say in lines))
+    return markdown_table(titles, ((title, *map(say, shown)) for title, say in lines))
 
 
 def taxonomy_markdown(cards: Cards) -> str:
@@ -75,25 +76,25 @@ def taxonomy_markdown(cards: Cards) -> str:
         for family, techniques in FAMILIES.items()
         for technique in techniques
     )
-    return _markdown(("family", "technique", "operators"), rows)
+    return markdown_table(("family", "technique", "operators"), rows)
 
 
 def manipulation_markdown(cards: Cards) -> str:
     """What each operator changes, in the terms of Xu et al."""
     rows = ((word, _names(cards, word, lambda card: (card.manipulation,))) for word in get_args(Manipulation))
-    return _markdown(("what is changed", "operators"), rows)
+    return markdown_table(("what is changed", "operators"), rows)
 
 
 def guarantees_markdown(cards: Cards) -> str:
     """Operators by what they promise."""
     rows = ((word, _names(cards, word, lambda card: (card.guarantee,))) for word in get_args(Guarantee))
-    return _markdown(("guarantee", "operators"), rows)
+    return markdown_table(("guarantee", "operators"), rows)
 
 
 def requests_markdown(cards: Cards) -> str:
     """Which kinds of removal request each operator answers."""
     rows = ((f"{word}: {says}", _names(cards, word, lambda card: card.requests)) for word, says in REQUESTS.items())
-    return _markdown(("request", "operators"), rows)
+    return markdown_table(("request", "operators"), rows)
 
 
 def needs_markdown(cards: Cards) -> str:
@@ -103,7 +104,7 @@ def needs_markdown(cards: Cards) -> str:
         (f"`{name}`", *("×" if need in card.needs else "" for need in needs))
         for name, card in by_guarantee(cards).items()
     )
-    return _markdown(("operator", *needs), rows)
+    return markdown_table(("operator", *needs), rows)
 
 
 _KINDS: dict[str, Callable[..., str]] = {
@@ -161,8 +162,3 @@ def _linked(paper: str) -> str:
 def _names(cards: Cards, word: str, says: Callable[[OperatorCard], tuple[str, ...]]) -> str:
     """Operators whose cards say a word."""
     return ", ".join(f"`{name}`" for name, card in by_guarantee(cards).items() if word in says(card)) or "–"
-
-
-def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)

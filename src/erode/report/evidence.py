@@ -8,6 +8,7 @@ from typing import Any
 
 from ..accounting import rounded_up
 from ..certificate import VerificationError
+from ..markdown import cells_of
 from ..verify import check
 from .page import Section, facts, paragraph, picture, table
 from .reading import read_json
@@ -105,7 +106,7 @@ def _compared(content: Any) -> dict[str, str]:
 
 def _from_markdown(path: Path) -> str:
     """A table and remarks, as our commands write them; nothing where the file is missing."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    html = table(rows[0], rows[2:]) if len(rows) > 2 else ""
-    return html + "".join(paragraph(line.removeprefix("- ")) for line in lines if line.startswith("- "))
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    head, *rows = cells_of(page) or [[]]
+    html = table(head, rows) if rows else ""
+    return html + "".join(paragraph(line.removeprefix("- ")) for line in page.splitlines() if line.startswith("- "))

@@ -13,7 +13,7 @@ from erode.masks import SpecificityWindow
 from erode.objectives import ERM, GroupDRO, JustTrainTwice
 from erode.protocols.ladder import ladder
 from erode.protocols.ladder.figure import ladder_figure
-from erode.protocols.ladder.report import markdown_table
+from erode.protocols.ladder.report import markdown_of
 from erode.protocols.ladder.rungs import rungs
 
 DATA = {"train_images": 16, "val_images": 2, "test_images": 8, "flips": False, "batch_size": 8}
@@ -52,7 +52,7 @@ def test_tables_hold_what_was_found(out):
     for line, content in zip(lines, whole["labels"], strict=True):
         assert float(line["tightness"]) == pytest.approx(content["tightness"])
     text = (out / "ladder.md").read_text()
-    assert text == markdown_table(whole["labels"], whole["rows"], "test")
+    assert text == markdown_of(whole["labels"], whole["rows"], "test")
     assert text.startswith("AUROC and Dice: test part")
     assert len(text.splitlines()) == 4 + len(NAMES)
     assert f"{1e3 * whole['labels'][1]['information']:.2f} [" in text

@@ -169,6 +169,7 @@ def _run(
         "rule": rule.describe(),
         **judge.judge(rule, validation, test),
         "seconds": round(time.monotonic() - started, 1),
+        "device": device.type,
     }
 
 

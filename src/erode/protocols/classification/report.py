@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ...files import write_text
+from ...markdown import markdown_table
 from ...metrics import Proportion
 from ...pictures import COLOURS, INK, new_figure, save_figure
 from ...report.table import mean_and_sd
@@ -59,14 +60,13 @@ def write_report(out: Path, rows: Sequence[Row], positive: str) -> str:
 def curve_table(rows: Sequence[Row]) -> str:
     """One line per arm and fraction, mean ± sd over seeds, as Markdown."""
     columns = [c for c in COLUMNS if any(row["metrics"].get(c[0]) is not None for row in rows)]
-    lines = ["| training images | arm | " + " | ".join(title for _, title in columns) + " | pseudo-masks |"]
-    lines.append("|---:|---|" + "---:|" * (len(columns) + 1))
+    head = ["training images", "arm", *(title for _, title in columns), "pseudo-masks"]
+    lines = []
     for (fraction, arm), runs in _groups(rows).items():
         cells = [mean_and_sd([run["metrics"].get(name) for run in runs]) for name, _ in columns]
         cells.append(_pseudo(runs))
-        images = f"{runs[0]['images']} ({fraction:.0%})"
-        lines.append(f"| {images} | {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([f"{runs[0]['images']} ({fraction:.0%})", arm, *cells])
+    return markdown_table(head, lines, numbers={0, *range(2, len(head))})
 
 
 def subgroup_tables(rows: Sequence[Row]) -> list[str]:
@@ -79,12 +79,13 @@ def subgroup_tables(rows: Sequence[Row]) -> list[str]:
     for fraction in sorted({row["fraction"] for row in rows}):
         groups = {arm: runs for (f, arm), runs in _groups(rows).items() if f == fraction}
         first = next(iter(groups.values()))[0]
-        lines = [f"**{first['images']} training images: recall [95 % interval], specificity**", ""]
-        lines += ["| subgroup | positives | " + " | ".join(groups) + " |", "|---|---:|" + "---:|" * len(groups)]
+        lines = []
         for name, counts in first["subgroups"].items():
             cells = [_recall([run["subgroups"][name] for run in runs]) for runs in groups.values()]
-            lines.append(f"| {name.replace('_', ' ')} | {counts['recall'][1]} | " + " | ".join(cells) + " |")
-        tables.append("\n".join(lines))
+            lines.append([name.replace("_", " "), str(counts["recall"][1]), *cells])
+        head = ["subgroup", "positives", *groups]
+        table = markdown_table(head, lines, numbers=range(1, len(head)))
+        tables.append(f"**{first['images']} training images: recall [95 % interval], specificity**\n\n{table}")
     if any("recall_clusters" in counts for row in rows for counts in row["subgroups"].values()):
         tables.append("Patients have several images, so intervals resample patients.")
     return tables
@@ -168,11 +169,11 @@ def _share(counts: dict[str, Any], rate: str) -> Proportion:
 
 def _metrics_csv(rows: Sequence[Row]) -> str:
     names = sorted({name for row in rows for name in row["metrics"]})
-    head = ["arm", "fraction", "images", "seed", "pseudo_masks", *names, "seconds"]
+    head = ["arm", "fraction", "images", "seed", "pseudo_masks", *names, "seconds", "device"]
     lines = [
         [row["arm"], row["fraction"], row["images"], row["seed"], (row["pseudo"] or {}).get("kept")]
         + [row["metrics"].get(name) for name in names]
-        + [row["seconds"]]
+        + [row["seconds"], row["device"]]
         for row in rows
     ]
     return _csv(head, lines)

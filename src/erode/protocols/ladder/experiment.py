@@ -22,7 +22,7 @@ from ...objectives import GroupDRO, JustTrainTwice
 from ...pictures import save_figure
 from ...rows import check_once, claim, number, stored
 from .figure import ladder_figure
-from .report import markdown_table, print_ladder, write_csv
+from .report import markdown_of, print_ladder, write_csv
 from .rungs import Robust, Rung, rungs
 from .training import train_and_evaluate
 
@@ -105,7 +105,7 @@ def ladder(
     contents.sort(key=lambda content: (content["pixels"], content["tightness"]))
     write_json(out / "ladder.json", {"settings": settings, "labels": contents, "rows": rows})
     write_csv(contents, rows, out / "ladder.csv")
-    (out / "ladder.md").write_text(markdown_table(contents, rows, evaluate_on), encoding="utf-8")
+    (out / "ladder.md").write_text(markdown_of(contents, rows, evaluate_on), encoding="utf-8")
     save_figure(ladder_figure(contents, rows, type(data).__name__, evaluate_on), out / "ladder.png")
     print_ladder(contents, rows, evaluate_on)
     print(f"figure: {out / 'ladder.png'}")

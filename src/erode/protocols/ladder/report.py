@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...files import write_atomically
+from ...markdown import markdown_table
 from ...report.table import mean_and_sd
 
 Record = Mapping[str, Any]
@@ -45,10 +46,10 @@ def cells(contents: Sequence[Record], rows: Sequence[Record]) -> Iterator[list[s
         ]
 
 
-def markdown_table(contents: Sequence[Record], rows: Sequence[Record], part: str) -> str:
+def markdown_of(contents: Sequence[Record], rows: Sequence[Record], part: str) -> str:
     """The ladder in Markdown, with the part of the data that the models' columns come from."""
-    lines = [list(TITLES), ["---"] * len(TITLES), *cells(contents, rows)]
-    return f"{_whence(part)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    table = markdown_table(TITLES, cells(contents, rows), numbers=range(1, len(TITLES)))
+    return f"{_whence(part)}\n\n{table}\n"
 
 
 def print_ladder(contents: Sequence[Record], rows: Sequence[Record], part: str) -> None:
@@ -66,7 +67,13 @@ def write_csv(contents: Sequence[Record], rows: Sequence[Record], path: Path) ->
     labels = {content["rung"]: {k: v for k, v in content.items() if k != "coarsening"} for content in contents}
     order = list(labels)
     lines = [
-        {**labels[row["rung"]], "seed": row["seed"], **row["metrics"], "seconds": row["seconds"]}
+        {
+            **labels[row["rung"]],
+            "seed": row["seed"],
+            **row["metrics"],
+            "seconds": row["seconds"],
+            "device": row["device"],
+        }
         for row in sorted(rows, key=lambda row: (order.index(row["rung"]), row["seed"]))
     ] or list(labels.values())
     return write_atomically(path, lambda target: pd.DataFrame(lines).to_csv(target, index=False))

@@ -32,11 +32,15 @@ def train_and_evaluate(
         accelerator: see Lightning's Trainer.
 
     Returns:
-        ``metrics`` without prefix, None where undefined, and ``seconds`` of training.
+        ``metrics`` without prefix, None where undefined, ``seconds`` of training and type of ``device``.
     """
     logger = CSVLogger(folder.parent, name=folder.name)
     trainer = row_trainer(data, steps, folder, accelerator, logger=logger)
     started = time.monotonic()
     trainer.fit(module, datamodule=data)
     seconds = time.monotonic() - started
-    return {"metrics": evaluated(trainer, module, data, evaluate_on), "seconds": round(seconds, 1)}
+    return {
+        "metrics": evaluated(trainer, module, data, evaluate_on),
+        "seconds": round(seconds, 1),
+        "device": trainer.strategy.root_device.type,
+    }

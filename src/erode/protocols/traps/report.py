@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...markdown import markdown_table
 from ...report.table import mean_and_sd
 from .gap import closed, closed_interval, gap_of, values_of
 
@@ -64,13 +65,12 @@ def notes_of(rows: Sequence[Row]) -> list[str]:
 def markdown_of(rows: Sequence[Row], part: str = "test") -> str:
     """The table and its notes in Markdown, with the part of the data that the numbers come from."""
     head, *lines = table_of(rows)
-    marks = ["---", *["---:"] * (len(head) - 1)]
-    table = [f"| {' | '.join(line)} |" for line in (head, marks, *lines)]
+    table = markdown_table(head, lines, numbers=range(1, len(head)))
     rule = (
         "A gap is what the oracle stands above the coarse model, if that is more than either spreads over seeds. In "
         "brackets, from five seeds on: 95 % interval of the share, paired by seed (Fieller)."
     )
-    return "\n".join([_whence(part), "", *table, "", rule, "", *(f"- {note}" for note in notes_of(rows))]) + "\n"
+    return "\n".join([_whence(part), "", table, "", rule, "", *(f"- {note}" for note in notes_of(rows))]) + "\n"
 
 
 def print_traps(rows: Sequence[Row], title: str, part: str = "test") -> None:
