@@ -20,21 +20,41 @@ from erode.weights import save_weights
 
 
 @pytest.mark.parametrize(
-    ("argument", "name"),
+    ("argument", "name", "near"),
     [
-        ("--model.depth=3", "depth"),
-        ("--trainer.max_stepz=3", "max_stepz"),
-        ("--trainer.callbacks+=FineTuna", "FineTuna"),
-        ("--data=SyntheticDermoskopy", "SyntheticDermoskopy"),
-        ("--config=absent.yaml", "absent.yaml"),
+        ("--model.num_clases=3", "num_clases", "num_classes"),
+        ("--data.fine_fractoin=.3", "fine_fractoin", "fine_fraction"),
+        ("--trainer.max_stepz=3", "max_stepz", "--trainer.max_steps"),
+        ("--trainer.callbacks+=SCRUB", "SCRUB", "Scrub"),
+        ("--data=SyntheticDermoskopy", "SyntheticDermoskopy", "SyntheticDermoscopy"),
+        ("--config=absent.yaml", "absent.yaml", None),
     ],
 )
-def test_what_it_does_not_know_it_names(argument, name, capsys):
+def test_what_it_does_not_know_it_names_and_what_is_near(argument, name, near, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", *USUAL, argument])
     assert stop.value.code == 2
-    assert name in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert name in said
+    assert said.endswith(f"\ndid you mean {near}?\n") if near else "did you mean" not in said
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["veryfy"], "verify"),
+        (["unlern"], "unlearn"),
+        (["compare", "--methods=[coarse,retan_view]"], "retain_view"),
+        (["plan", "--modle=SegmentationModule"], "--model"),
+        (["verify", "--wieghts=a"], "--weights"),
+    ],
+)
+def test_other_verbs_name_what_is_near_too(arguments, near, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"did you mean {near}?\n")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_verbs_that_take_data_or_networks_know_ours_by_name():
     code = """
 import erode.cli.verbs as v
 v.VERBS["audit"].load()
-from erode.fresh_parser import FreshParser
+from erode.parsing import FreshParser
 from lightning.pytorch import LightningDataModule, LightningModule
 parser = FreshParser()
 parser.add_argument("--model", type=LightningModule)

@@ -15,8 +15,8 @@ from jsonargparse import ArgumentError
 
 from ..comparison import COLUMNS, Experiment, check_order, compare, settings_of
 from ..files import digest_of
-from ..fresh_parser import FreshParser
 from ..object_settings import settings_of as plain
+from ..parsing import FreshParser
 from ..rows import check_once
 from .tables import folder_of
 

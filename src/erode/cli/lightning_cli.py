@@ -20,6 +20,7 @@ from ..callbacks.bases.operator import operators_of
 from ..callbacks.exposure_ledger import INITIALISATION
 from ..lightning_state import callbacks_of, runs_fast
 from ..masks import ForgetSplit
+from ..parsing import HintingParser
 from ..weights import load_weights, save_weights
 from .run_folder import refuse_used, run_folder
 
@@ -66,6 +67,10 @@ class SaveConfig(SaveConfigCallback):
                 logger.log_hyperparams(self.config.as_dict())
 
 
+class _Parser(HintingParser, LightningArgumentParser):
+    """Of Lightning's verbs and ours that start a Trainer."""
+
+
 class ErodeCLI(LightningCLI):
     """``erode fit|validate|test|predict|unlearn`` as LightningCLI users know it, plus ``--init_from``."""
 
@@ -78,6 +83,7 @@ class ErodeCLI(LightningCLI):
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            parser_class=_Parser,
             parser_kwargs={
                 "prog": "erode",
                 "version": __version__,

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from .. import __path__ as folders
+from ..parsing import nearest
 from .verbs import VERBS, listing
 
 
@@ -65,6 +66,8 @@ def _run_lightning(arguments: Sequence[str] | None, verb: str | None) -> None:
             print(f"\nfurther subcommands:\n{listing()}")
         elif end.code == 2 and verb not in ErodeCLI.subcommands():
             print(f"further subcommands: {', '.join(VERBS)} (erode --help says what each does)", file=sys.stderr)
+            if near := nearest(verb or "", [*ErodeCLI.subcommands(), *VERBS]):
+                print(f"did you mean {near}?", file=sys.stderr)
         raise
 
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 from jsonargparse import auto_cli
 
-from ..fresh_parser import FreshParser
+from ..parsing import FreshParser, HintingParser
 
 ROOMS = ("..callbacks", "..datamodules", "..lightning_modules")
 """Where the classes stand that people name."""
+
+
+class _Parser(HintingParser, FreshParser):
+    """Of the verbs that need none of their own."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Verb:
             print(self.load()(args))
             return
         written = auto_cli(
-            self.load(), args=list(args), prog=f"erode {name}", as_positional=not self.by_name, parser_class=FreshParser
+            self.load(), args=list(args), prog=f"erode {name}", as_positional=not self.by_name, parser_class=_Parser
         )
         if written is not None:
             print(written)

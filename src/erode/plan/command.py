@@ -24,6 +24,7 @@ from ..callbacks.noise.noisy_sgd import vector_norm
 from ..datamodules import MaskDataModule
 from ..files import fresh_folder
 from ..mechanisms import BallMechanism, Mechanism
+from ..parsing import HintingParser
 from ..weights import load_weights
 from .candidates import Setting, candidates
 from .outlook import too_many_pixels
@@ -40,6 +41,10 @@ _NOT_HERE = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 """What the saved configuration of a run may hold beside its sections."""
 
 
+class _Parser(HintingParser, LightningArgumentParser):
+    """As that of the runs that are planned."""
+
+
 class PlanCLI(LightningCLI):
     """Reads the configurations of ``erode fit`` and ``erode unlearn``; makes the model and the operator, nothing else.
 
@@ -53,6 +58,7 @@ class PlanCLI(LightningCLI):
             trainer_class=Trainer,
             save_config_callback=None,
             subclass_mode_model=True,
+            parser_class=_Parser,
             run=False,
             seed_everything_default=False,
             auto_configure_optimizers=False,

@@ -173,7 +173,7 @@ def _metrics_csv(rows: Sequence[Row]) -> str:
     lines = [
         [row["arm"], row["fraction"], row["images"], row["seed"], (row["pseudo"] or {}).get("kept")]
         + [row["metrics"].get(name) for name in names]
-        + [row["seconds"], row["device"]]
+        + [row["seconds"], row.get("device")]
         for row in rows
     ]
     return _csv(head, lines)

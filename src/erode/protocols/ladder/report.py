@@ -72,7 +72,7 @@ def write_csv(contents: Sequence[Record], rows: Sequence[Record], path: Path) ->
             "seed": row["seed"],
             **row["metrics"],
             "seconds": row["seconds"],
-            "device": row["device"],
+            "device": row.get("device"),
         }
         for row in sorted(rows, key=lambda row: (order.index(row["rung"]), row["seed"]))
     ] or list(labels.values())

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from erode.cli import main
-from erode.fresh_parser import FreshParser
 from erode.lightning_modules import SegmentationModule
+from erode.parsing import FreshParser
 
 torch.set_num_threads(1)
 
