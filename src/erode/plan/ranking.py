@@ -320,9 +320,8 @@ def _rank(candidate: Candidate, known: _Known, epsilon: float) -> Rank:
 
 
 def _why(outlook: Outlook) -> str:
-    if outlook.regime is Regime.LOST:
-        return f"the start will not survive (kept / noise = {outlook.ratio:.2g}), so exact retraining costs no more"
-    return f"the start {outlook.regime.short} (kept / noise = {outlook.ratio:.2g})"
+    more = ", so exact retraining costs no more" if outlook.regime is Regime.LOST else ""
+    return f"the start {outlook.regime.short}{more}"
 
 
 def _outlook_dict(outlook: Outlook) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..mechanisms import BallMechanism
 from ..operators.card import AT_NO_REQUEST
 from ..pictures import COLOURS, INK, new_figure, save_figure
 from .outlook import LOST_BELOW, SURVIVES_FROM, Outlook, Regime, cheapest, smallest_epsilon
-from .ranking import Candidate, Plan, Target
+from .ranking import Candidate, Plan, Rank, Target
 
 _REGIME_STYLES = {Regime.LOST: "red", Regime.PARTLY: "yellow", Regime.SURVIVES: "green"}
 _LINES = ("-", "--", ":")
@@ -27,17 +27,20 @@ _SMALLEST = 1e-9
 def print_plan(plan: Plan) -> None:
     """Print, for each ε, mechanisms, conclusion and remedies, and at the end the ranking of all operators."""
     console = Console(width=max(120, Console().width))
+    said: set[str] = set()
     for target in plan.targets:
         if target.outlooks:
             console.print(_mechanisms(plan, target))
         console.print(f"[bold]epsilon = {rounded_up(target.epsilon)}[/]: {target.conclusion}", highlight=False)
         for remedy in target.remedies:
-            console.print(f"  - {remedy}", highlight=False)
+            if remedy not in said:
+                console.print(f"  - {remedy}", highlight=False)
+        said |= {*target.remedies}
         console.print()
     for target in plan.targets[:1]:
         console.print(_ranking(target, plan.delta))
-        for line in _elsewhere(target):
-            console.print(f"cannot run here: {line}", highlight=False)
+        for line in _reasons(target) + _elsewhere(target):
+            console.print(line, highlight=False)
     if len(plan.targets) > 1 and len({_names(target) for target in plan.targets}) > 1:
         for target in plan.targets[1:]:
             names = ", ".join(_names(target))
@@ -148,21 +151,33 @@ def _cells(outlook: Outlook) -> list[str]:
 
 def _ranking(target: Target, delta: float) -> Table:
     table = Table(
-        "", Column("operator", no_wrap=True), Column("guarantee", no_wrap=True), Column("noise", justify="right"),
-        "gradients", "has to keep", "not at hand", "why",
+        Column("", justify="right"), Column("operator", no_wrap=True), Column("guarantee", no_wrap=True),
+        *(Column(title, justify="right") for title in ("noise", "kept / noise")),
+        "gradients", "has to keep", "not at hand",
         title=f"all operators, best first, for epsilon = {rounded_up(target.epsilon)}, delta = {rounded_up(delta)}",
     )  # fmt: skip
-    for number, rank in enumerate(target.ranking, 1):
+    for number, rank in enumerate(_runnable(target), 1):
         candidate = rank.candidate
-        if candidate.why_never is not None:
-            continue
         unknown = "–" if candidate.card.guarantee == "certified" else "none"
         noise = unknown if rank.noise is None else _number(rank.noise)
         table.add_row(
-            str(number), candidate.operator, candidate.card.guarantee, noise, _gradients(candidate),
-            candidate.card.stores, ", ".join(candidate.lacks), rank.why,
+            str(number), candidate.operator, candidate.card.guarantee, noise,
+            "" if rank.ratio is None else _number(rank.ratio), _gradients(candidate), candidate.card.stores,
+            ", ".join(candidate.lacks),
         )  # fmt: skip
     return table
+
+
+def _runnable(target: Target) -> list[Rank]:
+    return [rank for rank in target.ranking if rank.candidate.why_never is None]
+
+
+def _reasons(target: Target) -> list[str]:
+    """Why each line of the ranking stands where it does, once for all that say the same."""
+    numbers: dict[str, list[str]] = {}
+    for number, rank in enumerate(_runnable(target), 1):
+        numbers.setdefault(rank.why, []).append(str(number))
+    return [f"{', '.join(found)}: {why}" for why, found in numbers.items()]
 
 
 def _gradients(candidate: Candidate) -> str:
@@ -184,9 +199,12 @@ def _elsewhere(target: Target) -> list[str]:
         if candidate.why_never is not None:
             found.setdefault(candidate.why_never.replace(candidate.operator, "\0"), []).append(candidate.operator)
     return [
-        why.replace("\0", names[0]) + (f" (likewise {', '.join(names[1:])})" if names[1:] else "")
-        if "\0" in why
-        else f"{', '.join(names)}: {why}"
+        "cannot run here: "
+        + (
+            why.replace("\0", names[0]) + (f" (likewise {', '.join(names[1:])})" if names[1:] else "")
+            if "\0" in why
+            else f"{', '.join(names)}: {why}"
+        )
         for why, names in found.items()
     ]
 
