@@ -105,6 +105,7 @@ def test_fractions_without_two_sides_are_refused_before_training():
     for fraction in (0, 1, 0.999):
         with pytest.raises(ValueError, match="fine_fraction = "):
             main(["fit", *USUAL, f"--data.fine_fraction={fraction}"])
+    assert not list(Path("runs").iterdir())  # the next run has the first number
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])

@@ -58,9 +58,11 @@ def _show_warning(
 def _run_lightning(arguments: Sequence[str] | None, verb: str | None) -> None:
     """Lightning's verbs; help, and errors about the verb, name the others too."""
     from .lightning_cli import ErodeCLI
+    from .run_folder import given_back_if_empty
 
     try:
-        ErodeCLI(None if arguments is None else list(arguments))
+        with given_back_if_empty():
+            ErodeCLI(None if arguments is None else list(arguments))
     except SystemExit as end:
         if verb in ("-h", "--help"):
             print(f"\nfurther subcommands:\n{listing()}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -23,6 +25,19 @@ def run_folder(verb: str | None) -> Path:
     folder = fresh_folder("runs", verb or "run")
     os.environ["ERODE_RUN_FOLDER"] = str(folder)
     return folder
+
+
+@contextlib.contextmanager
+def given_back_if_empty() -> Iterator[None]:
+    """A run that fails before it has written anything leaves no folder, so that the next has its number."""
+    try:
+        yield
+    except BaseException:
+        made = os.environ.get("ERODE_RUN_FOLDER")
+        if made is not None and "LOCAL_RANK" not in os.environ:
+            with contextlib.suppress(OSError):  # it is not empty
+                Path(made).rmdir()
+        raise
 
 
 def refuse_used(folder: Path) -> None:
