@@ -11,12 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from ..lightning_state import callbacks_of, runs_fast
+from ..lightning_state import callbacks_of, run_folder, runs_fast
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, read_ledger
 from ..weights import state_digest
 from .bases.operator import operators_of
 from .batches.atoms import AtomReader, Atoms, source_of
-from .batches.observation import run_folder
 from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
 from .guards.fresh_start import check_known, check_unused
 from .guards.refusals import refuse_memories

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..accounting._checks import check_non_negative
 from ..files import parse_json, write_json
+from ..lightning_state import run_folder
 from ..mechanisms import NoisySGDMechanism
 from ..ridge import RidgeHead, noisy_sgd
 from ..weights import state_digest
 from .bases.head_operator import head_of
-from .batches.observation import run_folder
 from .guards.refusals import check_setup
 from .noise.keyed_noise import KeyedNoise, shared_secret
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import write_atomically
+from ..lightning_state import run_folder
 from ..pictures import class_colour
-from .batches.observation import run_folder
 
 Row = dict[str, str | int | float]
 

@@ -11,8 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ..files import write_json
+from ..lightning_state import run_folder
 from ..metrics import RelearnTime, relearn_time
-from .batches.observation import run_folder
 
 
 class RelearnTimer(Callback):

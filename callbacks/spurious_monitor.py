@@ -14,11 +14,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..files import write_atomically
-from ..lightning_state import callbacks_of
+from ..lightning_state import callbacks_of, run_folder
 from ..metrics import GlobalSpuriousInformation, SegmentationDice, SpuriousLeakage
 from ..operators import OperatorCard
 from ..pictures import Panel, curves_figure, save_figure
-from .batches.observation import Key, Weights, class_map, entry, initial_weights, predict, run_folder
+from .batches.observation import Key, Weights, class_map, entry, initial_weights, predict
 
 Row = dict[str, float | int | str]
 """One measurement: ``step``, ``seconds``, ``weights`` (original or current) and the values."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..accounting import GRID, RemovalBudgets, removal_budget, smoothed_threshold
 from ..files import write_json
+from ..lightning_state import run_folder
 from ..operators import OperatorCard
 from ..weights import weights_digest
 from .per_sample import fingerprint, samples_of
@@ -153,8 +153,7 @@ class QuantisedTraining(LightningModule):
     def on_train_end(self) -> None:
         """Write what the run withstands."""
         super().on_train_end()
-        # Every process asks: Lightning broadcasts log_dir, so one that asked alone would wait for ever.
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder = run_folder(self.trainer)  # every process asks
         if self.trainer.is_global_zero and self.budgets is not None:
             write_json(folder / "removal.json", self.removal())
 

@@ -14,11 +14,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from ...files import write_json
-from ...lightning_state import callbacks_of, runs_fast
+from ...lightning_state import callbacks_of, run_folder, runs_fast
 from ...masks import View
 from ...verify import RECORD
 from ...weights import weights_digest
-from ..batches.observation import run_folder
 from ..batches.served import split_of
 from ..guards.forget_guard import ForgetGuard
 from ..guards.fresh_start import check_known, check_saved_as_held

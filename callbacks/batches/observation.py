@@ -1,11 +1,10 @@
-"""What callbacks that only watch share: reading anyone's batches, and the weights a run began with."""
+"""Reading anyone's batches, predicting them, and the weights that a run began with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,20 +20,6 @@ Key = str | int
 
 Weights = Mapping[str, Tensor]
 """Parameters and buffers by name, on the CPU."""
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """Where this run's files stand, none of another run's. Every process has to ask: rank 0 tells all others.
-
-    Loggers without a folder for each run, such as Weights & Biases', give the one above; the run's lies in it as
-    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` calls it, by name and version.
-    """
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
-    first = trainer.loggers[0] if trainer.loggers else None
-    if first is None or first.log_dir is not None:
-        return folder
-    parts = [part for part in (first.name, first.version) if part is not None]
-    return folder.joinpath(*map(str, trainer.strategy.broadcast(parts)))
 
 
 def entry(batch: Any, key: Key, argument: str) -> Any:

@@ -125,7 +125,7 @@ def read_content(path: Path, mapped: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {error}); give a complete .safetensors file, or "
+            f"{path} cannot be read as weights ({type(error).__name__}: {error}); give a complete .safetensors file or "
             "a checkpoint or state dict that torch.save wrote"
         ) from error
 

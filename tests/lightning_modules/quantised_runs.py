@@ -38,10 +38,10 @@ def data(seed=0, size=24, far=0.0):
 def fit(dataset, folder, *callbacks, steps=6, batch_size=5, module=None, seed=0, loader=None, **settings):
     torch.manual_seed(seed)
     module = module or Module(bound=0.05, kappa=0.02, smoothing=0.02)
-    settings = {"max_steps": steps, "devices": 1, **settings}
+    settings = {"max_steps": steps, "devices": 1, "logger": False, **settings}
     ckpt_path = settings.pop("ckpt_path", None)
     trainer = pl.Trainer(
-        accelerator="cpu", callbacks=list(callbacks), default_root_dir=folder, logger=False,
+        accelerator="cpu", callbacks=list(callbacks), default_root_dir=folder,
         enable_progress_bar=False, enable_model_summary=False, **settings,
     )  # fmt: skip
     trainer.fit(module, loader or DataLoader(dataset, batch_size, shuffle=True), ckpt_path=ckpt_path)

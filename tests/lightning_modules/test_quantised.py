@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
 from quantised_runs import Module, Plain, data, fit
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
@@ -102,6 +103,14 @@ def test_the_record_says_what_the_run_withstands(tmp_path):
     assert record["certified_fraction"][withstood] == 1.0
     assert record["certified_fraction"][withstood + 1] < 1.0
     assert record["released_weights"] == weights_digest(module)
+
+
+def test_runs_of_weights_and_biases_do_not_write_over_one_another(tmp_path):
+    for run in ("one", "other"):
+        logger = WandbLogger(project="erode", version=run, save_dir=tmp_path, offline=True)
+        fit(data(far=3.0), tmp_path, steps=2, logger=logger)
+        logger.experiment.finish()
+    assert {file.parent.name for file in tmp_path.rglob("removal.json")} == {"one", "other"}
 
 
 def test_a_run_that_was_cut_short_starts_anew(tmp_path):

@@ -22,7 +22,7 @@ from ..lightning_state import callbacks_of, runs_fast
 from ..masks import ForgetSplit
 from ..parsing import HintingParser
 from ..weights import load_weights, save_weights
-from .run_folder import refuse_used, run_folder
+from .run_folder import new_run_folder, refuse_used
 
 
 class UnlearningTrainer(Trainer):
@@ -110,7 +110,7 @@ class ErodeCLI(LightningCLI):
         """Give the run a folder of its own and let every logger write there."""
         trainer = self.config[self.subcommand].trainer
         if trainer.default_root_dir is None:
-            trainer.default_root_dir = str(run_folder(self.subcommand))
+            trainer.default_root_dir = str(new_run_folder(self.subcommand))
         root = trainer.default_root_dir
         refuse_used(Path(root))
         rank_zero_only(print)(f"run folder: {root}")

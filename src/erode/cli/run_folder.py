@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from ..files import fresh_folder
 
 
-def run_folder(verb: str | None) -> Path:
+def new_run_folder(verb: str | None) -> Path:
     """A new folder ``runs/VERB-N``; processes that a distributed strategy launched share their parent's."""
     inherited = os.environ.get("ERODE_RUN_FOLDER")
     if inherited is not None and "LOCAL_RANK" in os.environ:

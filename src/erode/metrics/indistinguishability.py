@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 from torch import Tensor, cat
+
+from .resampling import exact_binomial
 
 Shares = NDArray[np.float64]
 """Of each model, ``[M, events]``: the part of a slice's pixels that it calls one class."""
@@ -38,26 +40,6 @@ class PixelIndistinguishability:
     rates: tuple[int, int]
     models: tuple[int, int]
     ceiling: float
-
-
-def rate_interval(fired: int, models: int, alpha: float) -> tuple[float, float]:
-    """Clopper-Pearson interval of a rate.
-
-    Args:
-        fired: number of models at which the event occurred.
-        models: number of independent models.
-        alpha: error probability of each end.
-
-    Returns:
-        Lower and upper end.
-
-    Example:
-        >>> [round(end, 4) for end in rate_interval(3, 10, alpha=0.025)]
-        [0.0667, 0.6525]
-    """
-    low = float(beta.ppf(alpha, fired, models - fired + 1)) if fired > 0 else 0.0
-    high = float(beta.ppf(1 - alpha, fired + 1, models - fired)) if fired < models else 1.0
-    return low, high
 
 
 def smallest_epsilon(one: tuple[float, float], other: tuple[float, float], delta: float) -> float:
@@ -139,8 +121,9 @@ def pixel_indistinguishability(
     event, threshold = _choose(one[1::2], other[1::2], delta)
     fired = [int((shares[::2, event] >= threshold).sum()) for shares in (one, other)]
     models = len(one[::2]), len(other[::2])
-    found = rate_interval(fired[0], models[0], alpha), rate_interval(fired[1], models[1], alpha)
-    ends = rate_interval(models[0], models[0], alpha), rate_interval(0, models[1], alpha)
+    interval = partial(exact_binomial, confidence=1 - 2 * alpha)
+    found = interval(fired[0], models[0]), interval(fired[1], models[1])
+    ends = interval(models[0], models[0]), interval(0, models[1])
     s, y, k = slices[event]
     return PixelIndistinguishability(
         smallest_epsilon(*found, delta),
