@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from erode.callbacks import GradientClipping
-from erode.verify import verify
+from erode.certificates import verify
 
 STEPS, DELTA = 8, 1e-5
 KINDS = ("Opacus", "GradientClipping")

@@ -14,9 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from ..accounting import NoisyIteration, Reference
-from ..certificate import Account, Target
+from ..certificates import Account, Target
 from ..mechanisms import BlockwiseMechanism
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.blocks import blocks_of
 from .bases.noisy_phase import NoisyPhase
 from .gradient_clipping import automatic_steps

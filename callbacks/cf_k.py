@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.blocks import LastBlocks
 
 

@@ -13,11 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from ..accounting import Reference, rounded_up
-from ..accounting._checks import check_non_negative, check_positive, check_steps
-from ..certificate import Target
+from ..accounting.checks import check_non_negative, check_positive, check_steps
+from ..certificates import Target
 from ..curvature import extreme_eigenvalue, flatten, lissa, unflatten
 from ..mechanisms import CNSMechanism, published_sensitivity
-from ..operators import Effort, OperatorCard
+from ..operator_card import Effort, OperatorCard
 from .bases.noisy_phase import NoisyPhase
 from .bases.retained_loss import RetainedLoss
 from .guards.exposure import INITIALISATION, Anchor

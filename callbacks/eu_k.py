@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from ..lightning_state import callbacks_of
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.blocks import LastBlocks
 from .guards.fresh_start import Before, build_optimizers
 from .guards.refusals import refuse_memories

@@ -15,7 +15,7 @@ from ..lightning_state import callbacks_of, run_folder, runs_fast
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, read_ledger
 from ..weights import state_digest
 from .bases.operator import operators_of
-from .batches.atoms import AtomReader, Atoms, source_of
+from .batches.atoms import AtomReader, ServedAtoms, source_of
 from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
 from .guards.fresh_start import check_known, check_unused
 from .guards.refusals import refuse_memories
@@ -65,7 +65,7 @@ class ExposureLedger(Callback):
     def __init__(
         self,
         history: str | Path | None = None,
-        atoms: Atoms | None = None,
+        atoms: ServedAtoms | None = None,
         folder: str | Path | None = None,
     ) -> None:
         self.history = history

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..masks import View
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.operator import UnlearningOperator
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 
 from ..accounting import Reference, gradient_clipping_sigma, gradient_shift, initial_distance
-from ..certificate import Target
+from ..certificates import Target
 from ..mechanisms import GradientClippingMechanism
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.noisy_phase import NoisyPhase
 from .guards.exposure import INITIALISATION
 from .noise.noisy_sgd import Vector, clip_

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 
 from ..accounting import Reference, contraction_steps
-from ..certificate import Target
+from ..certificates import Target
 from ..mechanisms import ModelClippingMechanism
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.noisy_phase import NoisyPhase
 from .guards.exposure import INITIALISATION
 from .noise.noisy_sgd import Vector, project_

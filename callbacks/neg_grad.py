@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..losses import RingAscentLoss, RingReweightedLoss
 from ..masks import View
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.own_loss import GuardedLoss, logits_of
 from .batches.atom_batches import mean_count
 from .batches.observation import class_map, entry

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..masks import View
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.own_loss import GuardedLoss, first_head, label_loss, logits_of
 from .batches.atom_batches import BatchKeys, mean_over
 

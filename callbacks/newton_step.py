@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..accounting import ConvexReference, newton_gradient
-from ..certificate import Target
+from ..certificates import Target
 from ..mechanisms import NewtonMechanism
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from ..ridge import RidgeObjective
 from .bases.head_operator import HeadOperator
 

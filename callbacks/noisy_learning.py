@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ..accounting._checks import check_non_negative
+from ..accounting.checks import check_non_negative
 from ..files import parse_json, write_json
 from ..lightning_state import run_folder
 from ..mechanisms import NoisySGDMechanism

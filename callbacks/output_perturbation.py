@@ -8,9 +8,9 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from ..accounting import Reference
-from ..certificate import Target
+from ..certificates import Target
 from ..mechanisms import OutputPerturbationMechanism
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.noisy_phase import NoisyPhase
 from .guards.exposure import INITIALISATION
 from .noise.noisy_sgd import Vector

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..accounting import pnsgd_epochs
-from ..certificate import Target
+from ..certificates import Target
 from ..mechanisms import NoisySGDMechanism
-from ..operators import Effort, OperatorCard
+from ..operator_card import Effort, OperatorCard
 from ..ridge import RidgeObjective, noisy_sgd
 from .bases.head_operator import HeadOperator, head_of
 from .noisy_learning import FILE, Process, head_digest

@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ..accounting import ConvexReference
-from ..certificate import Target
+from ..certificates import Target
 from ..mechanisms import ResidualMechanism
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from ..ridge import RidgeObjective, minimise
 from .bases.head_operator import HeadOperator
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..lightning_state import callbacks_of
 from ..masks import View
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from ..requests.ledger import Ledger, ledger_of_file
 from ..weights import load_weights, weights_digest
 from .bases.operator import WEIGHTS_KEY, UnlearningOperator

@@ -12,12 +12,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ..lightning_state import callbacks_of
 from ..masks import ForgetSplit, View
-from ..operators import OperatorCard
-from ..requests import Atoms as RequestedAtoms
-from ..requests import ForgetRequest, Found, find_unexposed
+from ..operator_card import OperatorCard
+from ..requests import ForgetRequest, Found, RequestedAtoms, find_unexposed
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, Level
 from .bases.operator import UnlearningOperator
-from .batches.atoms import AtomReader, Atoms, source_of
+from .batches.atoms import AtomReader, ServedAtoms, source_of
 from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
 from .batches.served import split_of
 from .exposure_ledger import ledger_in
@@ -81,7 +80,7 @@ class Rewind(UnlearningOperator):
         checkpoints: str | Path,
         request: str | Path | list[str] | None = None,
         atoms: RequestedAtoms = "image",
-        batch_atoms: Atoms | None = None,
+        batch_atoms: ServedAtoms | None = None,
         unrecorded: list[str] | Literal["all"] | None = None,
         folder: str | Path | None = None,
     ) -> None:

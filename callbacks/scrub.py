@@ -14,7 +14,7 @@ from torch import Tensor
 from ..distillation import divergence_from_teacher
 from ..lightning_state import runs_fast
 from ..masks import View
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from .bases.own_loss import OwnLoss, first_head, label_loss, logits_of
 from .bases.phase_state import PhaseState
 from .bases.teacher import Teacher

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from ..weights import load_weights, save_weights
 from .bases.forget_error import ForgetError
 from .scrub import Scrub

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..files import write_atomically
 from ..lightning_state import callbacks_of, run_folder
 from ..metrics import GlobalSpuriousInformation, SegmentationDice, SpuriousLeakage
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from ..pictures import Panel, curves_figure, save_figure
 from .batches.observation import Key, Weights, class_map, entry, initial_weights, predict
 

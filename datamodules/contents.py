@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..files import digest_of
+from ..files import digest_of, file_digest
 from .case import Case
 
 
@@ -37,5 +36,4 @@ def content_of(path: Path) -> str:
 
 @functools.cache
 def _read(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(path)

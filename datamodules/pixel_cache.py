@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import digest_of, write_atomically
+from ..files import digest_of, file_digest, write_atomically
 
 _NAMES = "names of the arrays"
 
@@ -65,9 +64,7 @@ def content_key(file: Path, settings: Any) -> str:
     Raises:
         OSError: if the file cannot be read.
     """
-    with file.open("rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digest_of([content, settings])
+    return digest_of([file_digest(file), settings])
 
 
 def _read(path: Path) -> Stored | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from ..files import file_digest
 from .case import Arrays, Case
 from .errors import DataError
 
@@ -113,11 +113,9 @@ def _copies(cases: Sequence[Case]) -> Iterator[str]:
     for alike in same_size.values():
         if len({case.part for case in alike}) == 1:
             continue
-        seen: dict[bytes, Case] = {}
+        seen: dict[str, Case] = {}
         for case in alike:
-            with case.paths["image"].open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").digest()
-            first = seen.setdefault(content, case)
+            first = seen.setdefault(file_digest(case.paths["image"]), case)
             if first.part != case.part:
                 yield f"{case.paths['image']} in {case.part} and {first.paths['image']} in {first.part}"
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..batch import Role
 from ..losses import soft_targets
-from ..ridge import Atoms, RidgeObjective, minimise
+from ..ridge import HeadPixels, RidgeObjective, minimise
 from ..weights import load_weights, read_state, state_digest
 from ..whole_set import announce, why_partial
 from .frozen_features import FrozenFeatures
@@ -160,7 +160,7 @@ class PixelHead(SegmentationModule):
         images = [len(range(size)[group::groups]) for group in range(groups)]
         return RidgeObjective(batches, images, self.ridge, self._total, prints)
 
-    def _read(self, loader: DataLoader[Any], indices: range, retained_only: bool, prints: Tensor) -> Atoms:
+    def _read(self, loader: DataLoader[Any], indices: range, retained_only: bool, prints: Tensor) -> HeadPixels:
         parts = [self._empty()]
         collate = loader.collate_fn
         for first in range(0, len(indices), READ):
@@ -177,7 +177,7 @@ class PixelHead(SegmentationModule):
                 )
             announce(self.trainer, self, batch)
             parts.append(self._atoms(batch))
-        return Atoms(*(torch.cat(column).to(_device(self)) for column in zip(*parts, strict=True)))
+        return HeadPixels(*(torch.cat(column).to(_device(self)) for column in zip(*parts, strict=True)))
 
     def _fingerprints(self, batch: dict[str, Any]) -> list[int]:
         """What tells one image with its labels from another; never 0."""
@@ -188,23 +188,23 @@ class PixelHead(SegmentationModule):
             found.append(int(state_digest(parts)[:15], 16) + 1)
         return found
 
-    def _atoms(self, batch: dict[str, Any]) -> Atoms:
+    def _atoms(self, batch: dict[str, Any]) -> HeadPixels:
         targets, known = soft_targets(batch, self.num_classes)
         pixels = known.flatten(1).sum(1)
         count = pixels.clamp(min=1).view(-1, *[1] * (known.ndim - 1))
         features = self.network.features(batch["image"])
-        return Atoms(
+        return HeadPixels(
             features.movedim(1, -1)[known].float(),
             targets.movedim(1, -1)[known],
             (1 / count.double()).expand(known.shape)[known],
             pixels,
         )
 
-    def _empty(self) -> Atoms:
+    def _empty(self) -> HeadPixels:
         features = torch.empty(0, self.head.shape[1], device=self.device)
         targets = torch.empty(0, self.num_classes, device=self.device)
         none = torch.empty(0, device=self.device)
-        return Atoms(features, targets, none.double(), none.long())
+        return HeadPixels(features, targets, none.double(), none.long())
 
     def _total(self, tensor: Tensor) -> Tensor:
         summed: Tensor = self.trainer.strategy.reduce(tensor.clone(), reduce_op="sum")

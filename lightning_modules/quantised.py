@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..accounting import GRID, RemovalBudgets, removal_budget, smoothed_threshold
 from ..files import write_json
 from ..lightning_state import run_folder
-from ..operators import OperatorCard
+from ..operator_card import OperatorCard
 from ..weights import weights_digest
 from .per_sample import fingerprint, samples_of
 from .randomness import generator_states

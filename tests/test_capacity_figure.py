@@ -7,7 +7,7 @@ import torch
 from erode.accounting import deletion_capacity, newton_capacity_rate
 from erode.capacity_figure import FittedHead, capacity_figure
 from erode.pictures import save_figure
-from erode.ridge import Atoms, RidgeObjective, minimise
+from erode.ridge import HeadPixels, RidgeObjective, minimise
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def head():
     torch.manual_seed(0)
     features = 0.99 * torch.nn.functional.normalize(torch.randn(200, 4), dim=1)
     targets = torch.nn.functional.one_hot((features @ torch.randn(4, 3)).argmax(1), 3).float()
-    atoms = Atoms(features, targets, torch.full((200,), 1 / 20), torch.full((10,), 20))
+    atoms = HeadPixels(features, targets, torch.full((200,), 1 / 20), torch.full((10,), 20))
     objective = RidgeObjective([atoms], [10], ridge=0.05)
     weights, _, _ = minimise(objective, torch.zeros(3, 4, dtype=torch.float64), 1e-10)
     curvature = torch.linalg.eigvalsh(objective.hessian(weights))

@@ -36,8 +36,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from erode.callbacks import GradientClipping
-from erode.certificate import VerificationError
-from erode.verify import verify
+from erode.certificates import VerificationError, verify
 from erode.weights import save_weights
 
 # MONAI: spleen_segmentation_3d_lightning -----------------------------------------------------------------------

@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
-from ...certificate import CHECKPOINT_KEY, Account, Target, certificate, file_digest, save_certificate
-from ...files import digest_of
+from ...certificates import CHECKPOINT_KEY, Account, Target, certificate, save_certificate
+from ...files import digest_of, file_digest
 from ...mechanisms import Mechanism
 from ...weights import weights_digest
 from ..batches.served import split_of

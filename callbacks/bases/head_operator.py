@@ -12,10 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ...accounting import NoisyIteration
-from ...certificate import Account, Target
+from ...certificates import Account, Target
 from ...masks import View
 from ...mechanisms import Mechanism
-from ...operators import Effort
+from ...operator_card import Effort
 from ...ridge import RidgeHead, RidgeObjective
 from ...weights import state_digest
 from ..guards.anchor_checks import check_history

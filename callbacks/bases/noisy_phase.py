@@ -20,17 +20,17 @@ from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
 from ...accounting import NoisyIteration
-from ...certificate import Account, Target
+from ...certificates import Account, Target
 from ...masks import View
 from ...mechanisms import BallMechanism
-from ...plan import Outlook, Regime, too_many_pixels
+from ...mechanisms.outlook import Outlook, Regime, too_many_pixels
 from ..batches.observation import pixels_per_image
 from ..guards.anchor_checks import check_distinct, check_history
-from ..guards.bystanders import Bystanders
 from ..guards.exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_unexposed, exposed_parameters
 from ..guards.fresh_start import Before, build_optimizers, check_registered
 from ..guards.ranks import check_ranks_agree
 from ..guards.refusals import check_rounding, check_setup, remembers
+from ..guards.unexposed_state import UnexposedState
 from ..noise.draws import Draw
 from ..noise.keyed_noise import KeyedNoise, shared_secret
 from ..noise.noisy_sgd import NoisySGD, Vector, project_
@@ -116,7 +116,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._noise: KeyedNoise | None = None
         self._optimizer: NoisySGD | None = None
         self._before = Before([], [])
-        self._bystanders: Bystanders | None = None
+        self._unexposed: UnexposedState | None = None
 
     @classmethod
     def refuses(cls, module: nn.Module) -> str | None:
@@ -226,7 +226,7 @@ class NoisyPhase(CertifiedOperator, base=True):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the certified optimiser, and of what was compared."""
         super().teardown(trainer, pl_module, stage)
-        self._optimizer = self._bystanders = None
+        self._optimizer = self._unexposed = None
 
     def shortfall(self) -> str | None:
         """Until the hand-over is complete, buffers follow weights that lack noise, and ranks may differ."""
@@ -289,7 +289,7 @@ class NoisyPhase(CertifiedOperator, base=True):
     ) -> None:
         self.note_exposed(exposed)
         self._prepared.note_noisy_start(trainer, module, exposed, anchor.state)
-        self._bystanders = Bystanders(module, exposed)
+        self._unexposed = UnexposedState(module, exposed)
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
         self._optimizer = self.optimizer(list(exposed.values()), theta_0)
@@ -304,11 +304,11 @@ class NoisyPhase(CertifiedOperator, base=True):
         )
 
     def _hand_back_when_done(self, trainer: Trainer) -> None:
-        if self._optimizer is None or self._bystanders is None or self._taken < self.mechanism.steps:
+        if self._optimizer is None or self._unexposed is None or self._taken < self.mechanism.steps:
             return
         self._optimizer.settle()
         self._reset_statistics()  # those of the noisy phase follow weights that had little noise yet, or none
-        self._bystanders.check(trainer.lightning_module)
+        self._unexposed.check(trainer.lightning_module)
         check_registered(trainer.lightning_module, type(self).__name__)  # copied since, of weights without all noise
         check_ranks_agree(trainer, [p for group in self._optimizer.param_groups for p in group["params"]])
         if self.shrink:
@@ -318,7 +318,7 @@ class NoisyPhase(CertifiedOperator, base=True):
         # Built anew, not kept: some optimisers copy the weights when they are made, and those were the original ones.
         build_optimizers(trainer, self._before)
         self.note_weights(trainer, trainer.lightning_module)
-        self._optimizer, self._noise, self._bystanders, self._before = None, None, None, Before([], [])
+        self._optimizer, self._noise, self._unexposed, self._before = None, None, None, Before([], [])
         self._handed_back = True
         self._scores = NoisyScores(trainer)
         rank_zero_info(f"{type(self).__name__}: {self._taken} certified steps done; the run is the user's again")

@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
+from ...certificates import RECORD
 from ...files import write_json
 from ...lightning_state import callbacks_of, run_folder, runs_fast
 from ...masks import View
-from ...verify import RECORD
 from ...weights import weights_digest
 from ..batches.served import split_of
 from ..guards.forget_guard import ForgetGuard
@@ -26,9 +26,9 @@ from ..guards.ranks import other_ranks, together
 from ..guards.refusals import check_averaging, check_callbacks, check_loop, check_shapes, check_takes_steps, no_step
 from ..guards.standing import Standing, check_continuation
 from .early_scores import forget_earlier_runs
+from .operator_hooks import OperatorSlots
 from .release import divergence, holds_release, infinite_buffers, release
 from .running_statistics import RunningStatistics
-from .slots import OperatorSlots
 
 WEIGHTS_KEY = "erode_weights"
 """Of a checkpoint: the digest of all weights, which those that a resumed run starts from must have; absent: none."""

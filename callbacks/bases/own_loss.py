@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..batches.atom_batches import Atoms, BatchKeys, mean_over
+from ..batches.atom_batches import BatchKeys, LabelledPixels, mean_over
 from .collapse_guard import CollapseGuard
 from .operator import UnlearningOperator
 from .running_statistics import Kept, restore
@@ -137,7 +137,7 @@ class GuardedLoss(OwnLoss, base=True):
 
 
 def label_loss(
-    trainer: Trainer, module: LightningModule, output: Any, atoms: Atoms, batch: Any, keys: BatchKeys
+    trainer: Trainer, module: LightningModule, output: Any, atoms: LabelledPixels, batch: Any, keys: BatchKeys
 ) -> Tensor:
     """How far a module is from the retained labels, by the loss it was trained with where that can be told.
 

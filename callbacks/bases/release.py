@@ -14,8 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..._version import __version__
+from ...certificates import RECORD
 from ...files import parse_json, write_json
-from ...verify import RECORD
 from ...weights import save_weights, weights_digest
 from ..batches.served import split_of
 

@@ -14,7 +14,7 @@ from ...batch import Role
 from .observation import Key, class_map, entry
 
 
-class Atoms(NamedTuple):
+class LabelledPixels(NamedTuple):
     """Pixels with a label: those of ``image`` at which ``where`` holds."""
 
     image: Tensor
@@ -42,19 +42,19 @@ class BatchKeys:
     coarse: Key
     role: Key | None
 
-    def retained(self, batch: Any) -> Atoms:
+    def retained(self, batch: Any) -> LabelledPixels:
         """Retained atoms of the retained entry, with their labels."""
         image = entry(batch, self.image, "image_key")
         label = class_map(entry(batch, self.fine, "fine_key"), image)
         if self.role is None:
-            return Atoms(image, label, torch.ones_like(label, dtype=torch.bool))
-        return Atoms(image, label, self._role(batch, image) == Role.RETAIN)
+            return LabelledPixels(image, label, torch.ones_like(label, dtype=torch.bool))
+        return LabelledPixels(image, label, self._role(batch, image) == Role.RETAIN)
 
-    def corrected(self, batch: Any, retained: Atoms) -> Tensor:
+    def corrected(self, batch: Any, retained: LabelledPixels) -> Tensor:
         """Where the retained label differs from the one the original model learnt: bool ``[B, *spatial]``."""
         return class_map(entry(batch, self.coarse, "coarse_key"), retained.image) != retained.label
 
-    def forgotten(self, batch: Any) -> Atoms:
+    def forgotten(self, batch: Any) -> LabelledPixels:
         """Forget atoms of the forget entry with their original labels; copies that pad a batch are left out."""
         image = entry(batch, self.image, "image_key")
         label = class_map(entry(batch, self.coarse, "coarse_key"), image)
@@ -62,7 +62,7 @@ class BatchKeys:
         counted = batch.get("counted") if isinstance(batch, Mapping) else None
         if isinstance(counted, Tensor):
             where = where & counted.view(-1, *[1] * (where.ndim - 1))
-        return Atoms(image, label, where)
+        return LabelledPixels(image, label, where)
 
     def _role(self, batch: Any, image: Tensor) -> Tensor:
         assert self.role is not None

@@ -13,7 +13,7 @@ from ...batch import NO_PRIOR, Role
 from ...masks import ForgetSplit, View
 from ...requests.ledger import Exposure, Level, check_ids, union
 
-Atoms = Callable[[Any], Mapping[str, str]] | Mapping[str, Sequence[str]]
+ServedAtoms = Callable[[Any], Mapping[str, str]] | Mapping[str, Sequence[str]]
 """What a loader serves: a function from a batch to the level of each image, or image ids by level for all batches."""
 
 _NO_LABELS = {"image", "id", "counted"}
@@ -42,7 +42,7 @@ class AtomReader:
         ['a']
     """
 
-    def __init__(self, atoms: Atoms | None = None) -> None:
+    def __init__(self, atoms: ServedAtoms | None = None) -> None:
         self._declared: Exposure | None = None
         self._function: Callable[[Any], Mapping[str, str]] | None = None
         if callable(atoms):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...batch import Role
 from ...masks import View
-from ..batches.raw import RawBatches
+from ..batches.raw_batches import RawBatches
 from ..batches.served import pair_of, roles_of
 from .deferred import DeferredCheck
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ...lightning_state import callbacks_of
-from .from_before import FromBefore, digest_of_tensor
+from .stale_copies import FromBefore, digest_of_tensor
 from .unsaved_buffers import UnsavedBuffers
 from .writes import Writes
 

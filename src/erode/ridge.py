@@ -16,7 +16,7 @@ Total = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""
 
 
-class Atoms(NamedTuple):
+class HeadPixels(NamedTuple):
     """Labelled pixels of some images, those of one image together."""
 
     features: Tensor
@@ -29,7 +29,7 @@ class Atoms(NamedTuple):
     """``[I]``, int64: labelled pixels of each image, in the order in which they come; 0 for an image without any."""
 
 
-def check_atoms(atoms: Atoms) -> None:
+def check_atoms(atoms: HeadPixels) -> None:
     """Refuse atoms for which the constants of theory §5 do not hold.
 
     They are bounds on a single pixel, and hold for the loss of an image because that is a mean over its pixels: their
@@ -40,7 +40,7 @@ def check_atoms(atoms: Atoms) -> None:
             other numbers of pixels than there are, or values that are not finite.
 
     Example:
-        >>> check_atoms(Atoms(torch.ones(1, 2), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1])))
+        >>> check_atoms(HeadPixels(torch.ones(1, 2), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1])))
         Traceback (most recent call last):
         ...
         ValueError: a feature vector has norm 1.41421, above 1; scale the features (feature_norm of PixelHead)
@@ -48,7 +48,7 @@ def check_atoms(atoms: Atoms) -> None:
     rows = {name: len(value) for name, value in atoms._asdict().items() if name != "pixels"}
     if set(rows.values()) != {int(atoms.pixels.sum())} or bool((atoms.pixels < 0).any()):
         raise ValueError(
-            f"Atoms.pixels must say how many of the {rows['weight']} pixels each image has, got {rows} and "
+            f"HeadPixels.pixels must say how many of the {rows['weight']} pixels each image has, got {rows} and "
             f"{atoms.pixels.tolist()[:5]} (…), {int(atoms.pixels.sum())} in all"
         )
     if not len(atoms.weight):
@@ -89,7 +89,7 @@ class RidgeObjective:
         ValueError: for λ or atoms of which the constants of theory §5 do not hold.
 
     Example:
-        >>> atoms = Atoms(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1]))
+        >>> atoms = HeadPixels(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1]))
         >>> objective = RidgeObjective([atoms], [1], ridge=0.5)
         >>> objective.gradient(torch.zeros(2, 1).double()).flatten().tolist()
         [0.5, -0.5]
@@ -97,7 +97,7 @@ class RidgeObjective:
 
     def __init__(
         self,
-        batches: Sequence[Atoms],
+        batches: Sequence[HeadPixels],
         images: Sequence[int],
         ridge: float,
         total: Total = lambda tensor: tensor,
@@ -214,7 +214,7 @@ def minimise(
         and passes over the data.
 
     Example:
-        >>> atoms = Atoms(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1]))
+        >>> atoms = HeadPixels(torch.tensor([[1.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.tensor([1]))
         >>> weights, norm, _ = minimise(RidgeObjective([atoms], [1], 0.5), torch.zeros(2, 1).double(), 1e-12)
         >>> [round(value, 4) for value in weights.flatten().tolist()], norm < 1e-12
         ([-0.5213, 0.5213], True)
@@ -290,7 +290,7 @@ def noisy_sgd(
     return weights
 
 
-def _sum_of_gradients(atoms: Atoms, weights: Tensor) -> Tensor:
+def _sum_of_gradients(atoms: HeadPixels, weights: Tensor) -> Tensor:
     features = atoms.features.double()
     error = (features @ weights.T).softmax(1) - atoms.targets
     return (error * atoms.weight.double().unsqueeze(1)).T @ features

@@ -14,7 +14,7 @@ from erode.accounting import SOFTMAX_LIPSCHITZ, gdp_epsilon
 from erode.callbacks import NewtonStep, ProjectedNoisySGD, ResidualCertificate
 from erode.callbacks.noise.keyed_noise import KeyedNoise
 from erode.mechanisms import NoisySGDMechanism
-from erode.ridge import Atoms, RidgeObjective, minimise, noisy_sgd
+from erode.ridge import HeadPixels, RidgeObjective, minimise, noisy_sgd
 
 RUNS = 100_000
 CONFIDENCE = 0.95
@@ -40,7 +40,7 @@ def objective(labels, ridge, features=1.0):
     """Images of one pixel each with one feature; labels are probabilities of class 1."""
     count = len(labels)
     targets = torch.tensor([[1 - y, y] for y in labels])
-    atoms = Atoms(torch.full((count, 1), features), targets, torch.ones(count), torch.ones(count).long())
+    atoms = HeadPixels(torch.full((count, 1), features), targets, torch.ones(count), torch.ones(count).long())
     return RidgeObjective([atoms], [count], ridge)
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from erode.callbacks import Blockwise, GradientClipping
 from erode.callbacks.blockwise import divided
-from erode.verify import check_certificate, verify
+from erode.certificates import check_certificate, verify
 from erode.weights import weights_digest
 
 STEPS, FREE = 3, 4

@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from erode.batch import Role
 from erode.callbacks import CNS, GradientClipping
-from erode.certificate import VerificationError
-from erode.verify import verify
+from erode.certificates import VerificationError, verify
 
 
 class Net(lightning.LightningModule):

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from erode.callbacks import CNS
 from erode.callbacks.bases.retained_loss import RetainedLoss
 from erode.callbacks.cns import BATCHES
+from erode.certificates import check_certificate, verify
 from erode.mechanisms import mechanism
-from erode.operators import Effort
-from erode.verify import check_certificate, verify
+from erode.operator_card import Effort
 from erode.weights import save_weights, weights_digest
 
 

@@ -15,7 +15,7 @@ from erode.batch import Role
 from erode.callbacks import FineTune, GradientClipping, ModelClipping, OutputPerturbation
 from erode.callbacks.noise.keyed_noise import KeyedNoise
 from erode.callbacks.noise.noisy_sgd import NoisySGD
-from erode.verify import verify
+from erode.certificates import verify
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -24,11 +24,10 @@ from erode.callbacks import (
     ResidualCertificate,
     Retrain,
 )
-from erode.certificate import VerificationError
+from erode.certificates import VerificationError, check_certificate, verify
 from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.plan.candidates import Setting
 from erode.ridge import minimise
-from erode.verify import check_certificate, verify
 from erode.weights import save_weights
 
 IMAGES, RIDGE = 12, 0.05

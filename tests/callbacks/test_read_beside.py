@@ -19,11 +19,11 @@ from erode.callbacks import (
     Retrain,
     Rewind,
 )
+from erode.certificates import verify
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import ImageClassifier, PixelHead
 from erode.objectives import GroupDRO, JustTrainTwice
 from erode.requests import ForgetRequest, Level, read_ledger, restore_to
-from erode.verify import verify
 from erode.weights import save_weights
 
 torch.set_num_threads(1)

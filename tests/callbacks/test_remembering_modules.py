@@ -8,8 +8,8 @@ from linear_classifier import Items, classifier
 from torch.utils.data import DataLoader
 
 from erode.callbacks import Blockwise, GradientClipping, ModelClipping, OutputPerturbation
+from erode.certificates import verify
 from erode.objectives import GroupDRO, JustTrainTwice
-from erode.verify import verify
 
 torch.set_num_threads(1)
 

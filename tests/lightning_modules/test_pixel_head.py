@@ -13,7 +13,7 @@ from erode.batch import FIELDS, NO_PRIOR, Role
 from erode.callbacks import GradientClipping
 from erode.lightning_modules import PixelHead
 from erode.lightning_modules.frozen_features import FrozenFeatures
-from erode.ridge import Atoms, RidgeObjective, minimise
+from erode.ridge import HeadPixels, RidgeObjective, minimise
 from erode.weights import load_weights, save_weights, weights_digest
 
 SIZE, RIDGE = 8, 0.01
@@ -106,7 +106,7 @@ def test_features_lie_in_the_unit_ball_whatever_the_encoder_gives(scale, spatial
 def test_gradient_and_hessian_are_derivatives_of_the_value():
     torch.manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(9, 2), dim=1) * 0.99
-    atoms = Atoms(features, torch.rand(9, 3).softmax(1), torch.full((9,), 1 / 3), torch.full((3,), 3))
+    atoms = HeadPixels(features, torch.rand(9, 3).softmax(1), torch.full((9,), 1 / 3), torch.full((3,), 3))
     objective = RidgeObjective([atoms], [3], RIDGE)
     weights, step = torch.randn(3, 2).double(), 1e-5
     moves = step * torch.eye(6).double().reshape(6, 3, 2)
@@ -121,7 +121,7 @@ def test_newton_converges_from_far_away_and_with_a_small_ridge():
     torch.manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(40, 3), dim=1) * 0.99
     targets = nn.functional.one_hot((features[:, 0] > 0).long(), 2).float()  # separable: only the ridge holds it
-    objective = RidgeObjective([Atoms(features, targets, torch.ones(40), torch.ones(40).long())], [40], 1e-7)
+    objective = RidgeObjective([HeadPixels(features, targets, torch.ones(40), torch.ones(40).long())], [40], 1e-7)
     for start in (torch.zeros(2, 3), 1e3 * torch.randn(2, 3)):
         assert minimise(objective, start.double(), 1e-10)[1] <= 1e-10
 
@@ -185,13 +185,13 @@ def test_arguments_out_of_range_are_refused(options, match):
 def test_what_breaks_the_constants_is_refused():
     half, one = torch.tensor([[0.5, 0.5]]), torch.tensor([1])
     with pytest.raises(ValueError, match="norm 2, above 1"):
-        RidgeObjective([Atoms(torch.tensor([[2.0]]), half, torch.ones(1), one)], [1], 0.1)
+        RidgeObjective([HeadPixels(torch.tensor([[2.0]]), half, torch.ones(1), one)], [1], 0.1)
     for targets in (half * 1.1, torch.tensor([[1.5, -0.5]]), half * torch.nan):
         with pytest.raises(ValueError, match="targets must be probabilities"):
-            RidgeObjective([Atoms(torch.tensor([[1.0]]), targets, torch.ones(1), one)], [1], 0.1)
+            RidgeObjective([HeadPixels(torch.tensor([[1.0]]), targets, torch.ones(1), one)], [1], 0.1)
     for weight in (torch.tensor([1.1]), torch.tensor([-0.1]), torch.tensor([torch.nan]), torch.tensor([torch.inf])):
         with pytest.raises(ValueError, match=r"must be >= 0 and sum to at most 1.*; give each pixel 1 over the number"):
-            RidgeObjective([Atoms(torch.tensor([[1.0]]), half, weight, one)], [1], 0.1)
+            RidgeObjective([HeadPixels(torch.tensor([[1.0]]), half, weight, one)], [1], 0.1)
     with pytest.raises(ValueError, match="gives features"):
         PixelHead(nn.Conv2d(3, 4, 1), 5)(torch.zeros(1, 3, 4, 4))
 
@@ -203,15 +203,17 @@ def test_an_image_is_a_mean_of_its_pixels_whatever_its_neighbours_are(dtype):
     weight = (1 / counts.clamp(min=1).to(dtype)).repeat_interleave(counts)
     size = len(weight)
     features, targets = torch.full((size, 2), 0.7), torch.tensor([0.25, 0.75]).expand(size, 2)
-    RidgeObjective([Atoms(features, targets, weight, counts)], [4], 0.1)
-    RidgeObjective([Atoms(features, targets, 0.5 * weight, counts)], [5], 0.1)  # less is no harm
+    RidgeObjective([HeadPixels(features, targets, weight, counts)], [4], 0.1)
+    RidgeObjective([HeadPixels(features, targets, 0.5 * weight, counts)], [5], 0.1)  # less is no harm
     with pytest.raises(ValueError, match=r"sum to at most 1, .* an image has 1\.4,"):
-        RidgeObjective([Atoms(features, targets, torch.cat([0.2 * weight[:-1], 1.4 * weight[-1:]]), counts)], [4], 0.1)
+        RidgeObjective(
+            [HeadPixels(features, targets, torch.cat([0.2 * weight[:-1], 1.4 * weight[-1:]]), counts)], [4], 0.1
+        )
     for pixels in (counts[1:], torch.tensor([4, -1, 70_000, 1])):
         with pytest.raises(ValueError, match="must say how many of the 70004 pixels each image has"):
-            RidgeObjective([Atoms(features, targets, weight, pixels)], [4], 0.1)
+            RidgeObjective([HeadPixels(features, targets, weight, pixels)], [4], 0.1)
     with pytest.raises(ValueError, match=r"images = \[3\] says .* those of \[4\]"):
-        RidgeObjective([Atoms(features, targets, weight, counts)], [3], 0.1)
+        RidgeObjective([HeadPixels(features, targets, weight, counts)], [3], 0.1)
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).eps >= np.finfo(float).eps, reason="nothing wider than double to compare")
@@ -226,7 +228,7 @@ def test_rounding_of_the_gradient_is_small_against_the_least_tolerance(ridge, no
     targets = nn.functional.one_hot(scores.argmax(1), 3).float()
     weight = torch.full((size,), images / size, dtype=torch.float64)
     objective = RidgeObjective(
-        [Atoms(features, targets, weight, torch.full((images,), size // images))], [images], ridge
+        [HeadPixels(features, targets, weight, torch.full((images,), size // images))], [images], ridge
     )
     floor = residual_floor(ridge=ridge)
     weights, norm, _ = minimise(objective, torch.zeros(3, 9).double(), floor)

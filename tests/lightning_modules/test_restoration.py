@@ -10,11 +10,11 @@ import torch
 from monai.networks.nets import SegResNet
 from torch.utils.data import DataLoader
 
-from erode.anchor import make_anchor
 from erode.callbacks import ExposureLedger, Retrain
 from erode.datamodules import Arrays, ImagesOnly, SyntheticDermoscopy
 from erode.lightning_modules import RestorationModule, SegmentationModule
 from erode.requests import ForgetRequest, Level, read_ledger
+from erode.requests.anchor import make_anchor
 from erode.weights import read_state, save_weights, weights_digest
 
 SMALL = {"size": 32, "train_images": 12, "val_images": 4, "test_images": 2, "batch_size": 4}

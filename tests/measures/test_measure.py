@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from sklearn.metrics import jaccard_score, roc_auc_score
 
+from erode.audit.subjects import restored
 from erode.callbacks.batches.bottleneck import find_bottleneck
-from erode.certificate import Account, Target, VerificationError, certificate, save_certificate
+from erode.certificates import Account, Target, VerificationError, certificate, save_certificate
 from erode.cli import main
 from erode.datamodules import SyntheticDermoscopy
 from erode.lightning_modules import SegmentationModule
@@ -27,7 +28,6 @@ from erode.metrics import (
     pixel_indistinguishability,
     pooled_features,
 )
-from erode.subjects import restored
 from erode.weights import read_state, save_weights, state_digest
 
 torch.set_num_threads(1)

@@ -8,8 +8,8 @@ from erode.callbacks import FineTune, Retrain, UnlearningOperator
 from erode.callbacks.bases.certified import CertifiedOperator
 from erode.callbacks.bases.head_operator import HeadOperator
 from erode.callbacks.bases.noisy_phase import NoisyPhase
-from erode.operators import Effort
-from erode.operators.command import operator_cards, operator_kinds
+from erode.operator_card import Effort
+from erode.operators import operator_cards, operator_kinds
 
 CALLBACKS = {name: kind for name, kind in operator_kinds().items() if issubclass(kind, UnlearningOperator)}
 

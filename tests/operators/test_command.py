@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from erode import callbacks, lightning_modules
 from erode.cli import main
-from erode.operators.command import operator_cards, operator_kinds
+from erode.operators import operator_cards, operator_kinds
 from erode.operators.tables import filled
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ from erode.mechanisms import (
     ModelClippingMechanism,
     OutputPerturbationMechanism,
 )
-from erode.plan import Candidate
-from erode.plan.outlook import (
+from erode.mechanisms.outlook import (
     Outlook,
 )
+from erode.plan import Candidate
 
 STEP = {"clip_norm": 1.0, "learning_rate": 0.01, "weight_decay": 0.5}
 

@@ -18,7 +18,7 @@ from erode.callbacks.bases.blocks import blocks_of
 from erode.cli import main
 from erode.lightning_modules import PixelHead, SegmentationModule
 from erode.mechanisms import NewtonMechanism, ResidualMechanism
-from erode.operators.command import operator_kinds
+from erode.operators import operator_kinds
 from erode.plan.command import PlanCLI, measure
 from erode.requests.ledger import FILE_NAME, Ledger
 from erode.weights import save_weights

@@ -16,13 +16,13 @@ from erode.mechanisms import (
     Mechanism,
     OutputPerturbationMechanism,
 )
-from erode.operators import Effort
-from erode.plan import Candidate, plan, print_plan
-from erode.plan.candidates import candidates as real_candidates
-from erode.plan.outlook import (
+from erode.mechanisms.outlook import (
     LOST_BELOW,
     Regime,
 )
+from erode.operator_card import Effort
+from erode.plan import Candidate, plan, print_plan
+from erode.plan.candidates import candidates as real_candidates
 
 
 def order(made):

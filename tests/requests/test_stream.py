@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from erode.accounting import gdp_delta, gdp_epsilon
 from erode.callbacks import ExposureLedger, GradientClipping, OutputPerturbation, Rewind
+from erode.certificates import VerificationError
 from erode.masks import ForgetSplit
 from erode.requests import Exposure, ForgetRequest, Ledger, Level, RequestStream, read_ledger, restore_to
-from erode.verify import VerificationError
 from erode.weights import load_weights, save_weights, weights_digest
 
 REQUESTS = 50

@@ -32,7 +32,7 @@ from .iteration import NoisyIteration
 from .pnsgd import pnsgd_distance, pnsgd_epochs, pnsgd_hidden, pnsgd_sigma
 from .quantisation import GRID, quantiser_probabilities, removal_budget, smoothed_threshold
 from .removal import RemovalBudgets
-from .shown import rounded_down, rounded_up
+from .rounding import rounded_down, rounded_up
 
 __all__ = [
     "GRID",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ._checks import check_delta, check_positive
+from .checks import check_delta, check_positive
 from .convex import SOFTMAX_SMOOTHNESS, newton_distance
 from .gdp import gdp_mu
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
-from ._checks import check_non_negative, check_steps
+from .checks import check_non_negative, check_steps
 from .gdp import gdp_mu
 
 Reference = Literal["retrained", "anchor", "noise"]

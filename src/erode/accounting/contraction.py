@@ -7,10 +7,10 @@ import math
 import numpy as np
 from scipy.optimize import brentq
 
-from ._checks import check_delta, check_non_negative, check_positive, check_steps
+from .checks import check_delta, check_non_negative, check_positive, check_steps
 from .clipping import Reference, check_reference
 from .gdp import gdp_delta, gdp_mu
-from .shown import rounded_down
+from .rounding import rounded_down
 
 _MAX_STEPS = 100_000
 

@@ -23,7 +23,7 @@ import math
 import sys
 from typing import Literal, get_args
 
-from ._checks import check_non_negative, check_positive
+from .checks import check_non_negative, check_positive
 from .gdp import gdp_mu
 
 SOFTMAX_LIPSCHITZ = math.sqrt(2)

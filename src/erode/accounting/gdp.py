@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import erfcx, erfinv, ndtr, ndtri
 
-from ._checks import check_delta, check_non_negative
+from .checks import check_delta, check_non_negative
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 _RTOL = 4 * float(np.finfo(float).eps)  # the smallest that brentq accepts

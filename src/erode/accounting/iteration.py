@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ._checks import check_non_negative, check_steps
+from .checks import check_non_negative, check_steps
 from .clipping import geometric_sum
 
 _SMALLEST, _LARGEST = 1e-150, 1e150

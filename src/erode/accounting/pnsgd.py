@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from ._checks import check_non_negative, check_positive, check_steps
+from .checks import check_non_negative, check_positive, check_steps
 from .gdp import gdp_mu
 
 _MAX_EPOCHS = 1_000_000

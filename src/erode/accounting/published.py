@@ -6,7 +6,7 @@ import math
 
 from scipy.optimize import minimize_scalar
 
-from ._checks import check_delta, check_non_negative, check_positive, check_steps
+from .checks import check_delta, check_non_negative, check_positive, check_steps
 from .pnsgd import pnsgd_distance
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from ._checks import check_non_negative
+from .checks import check_non_negative
 
 GRID = 2**30
 """Steps between 0 and the clip bound b: clipped gradients are whole numbers of them."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..anchor import make_anchor
 from ..lightning_modules import SegmentationModule
+from ..requests.anchor import make_anchor
 
 
 def anchor(

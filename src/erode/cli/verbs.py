@@ -73,15 +73,15 @@ VERBS = {
     "classify": Verb("..protocols.classification", "classify", names_classes=True),
     "compare": Verb("..comparison", "compare", names_classes=True),
     "completion": Verb(".completion", "completion"),
-    "correlations": Verb("..correlations", "correlations", by_name=True, names_classes=True),
+    "correlations": Verb("..protocols.traps.correlations", "correlations", by_name=True, names_classes=True),
     "ladder": Verb("..protocols.ladder", "ladder", names_classes=True),
     "measure": Verb("..measures", "measure", by_name=True, names_classes=True),
-    "operators": Verb("..operators.command", "operators"),
+    "operators": Verb("..operators", "operators"),
     "plan": Verb("..plan.command", "plan_command", own_parser=True, names_classes=True),
     "report": Verb("..report", "report"),
     "rewind": Verb("..requests", "rewind"),
     "traps": Verb("..protocols.traps", "traps", names_classes=True),
-    "verify": Verb("..verify", "verify", second_file="--weights"),
+    "verify": Verb("..certificates", "verify", second_file="--weights"),
 }
 """By name."""
 

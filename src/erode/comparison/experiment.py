@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
+from ..audit.forget_atoms import loss_attack
 from ..callbacks import ExposureLedger, SpuriousInformationMonitor
 from ..datamodules import MaskDataModule, SyntheticDermoscopy
 from ..files import parse_json
-from ..forget_atoms import loss_attack
 from ..lightning_modules import QuantisedTraining, SegmentationModule
 from ..lightning_modules.fresh import describe_fresh
 from ..rows import claim, number, stored

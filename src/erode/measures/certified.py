@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..certificate import VerificationError
+from ..certificates import VerificationError, check_certificate
 from ..files import parse_json
 from ..metrics import SliceCounts, certified_interval
-from ..verify import check_certificate
 
 
 def claimed(weights: Path, digest: str) -> dict[str, Any] | None:

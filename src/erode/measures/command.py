@@ -13,15 +13,15 @@ from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..audit.forget_atoms import loss_attack
+from ..audit.subjects import restored, same_split
 from ..callbacks.guards.reset import reset_parameters
-from ..certificate import VerificationError
+from ..certificates import VerificationError
 from ..datamodules import MaskDataModule
 from ..files import fresh_folder, write_json, write_text
-from ..forget_atoms import loss_attack
 from ..metrics import SliceCounts, layer_distances, pixel_indistinguishability
 from ..pictures import save_figure
 from ..rows import number
-from ..subjects import restored, same_split
 from ..weights import weights_digest
 from .certified import claimed, reference_interval
 from .forget_set import fine_set_values, forget_set_values

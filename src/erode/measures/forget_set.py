@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..audit.forget_atoms import ForgetAtoms
 from ..datamodules import MaskDataModule
-from ..forget_atoms import ForgetAtoms
 from ..metrics import Completeness, ProbabilityDistance, SegmentationDice, ZeroRetrainForgetting
 from .values import Subject, Values, plain
 

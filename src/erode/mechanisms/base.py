@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 from ..accounting import NoisyIteration, gdp_delta, gdp_epsilon
-from ..accounting._checks import check_delta, check_positive
+from ..accounting.checks import check_delta, check_positive
 
 SLACK = 1 + 1e-9
 """Factor on a calibrated σ: rounding of the root must not cost the certificate."""

@@ -15,7 +15,7 @@ from ..accounting import (
     model_clipping_sigma,
     output_perturbation_sigma,
 )
-from ..accounting._checks import check_non_negative, check_positive
+from ..accounting.checks import check_non_negative, check_positive
 from ..accounting.clipping import geometric_sum
 from .base import SLACK, Mechanism
 

@@ -17,7 +17,7 @@ from ..accounting import (
     residual_floor,
     residual_sigma,
 )
-from ..accounting._checks import check_non_negative
+from ..accounting.checks import check_non_negative
 from .base import SLACK, Mechanism
 
 

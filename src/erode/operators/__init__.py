@@ -1,5 +1,5 @@
-"""What unlearning operators say about themselves, and the tables made of it."""
+"""``erode operators``: what there is to unlearn with, in tables made of what the operators say about themselves."""
 
-from .card import Effort, Need, OperatorCard
+from .command import operator_cards, operator_kinds, operators
 
-__all__ = ["Effort", "Need", "OperatorCard"]
+__all__ = ["operator_cards", "operator_kinds", "operators"]

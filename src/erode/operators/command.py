@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 
 from .. import callbacks, lightning_modules
-from .card import OperatorCard
+from ..operator_card import OperatorCard
 from .tables import operators_markdown, terminal_table, write_pages
 
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from ..files import write_text
 from ..markdown import markdown_table
-from .card import FAMILIES, REQUESTS, Guarantee, Manipulation, Need, OperatorCard
+from ..operator_card import FAMILIES, REQUESTS, Guarantee, Manipulation, Need, OperatorCard
 
 Cards = Mapping[str, OperatorCard]
 """Cards by the name of the class."""

@@ -30,8 +30,8 @@ from ..callbacks.guards.refusals import (
 from ..datamodules import MaskDataModule
 from ..lightning_modules import PixelHead, QuantisedTraining
 from ..mechanisms import Mechanism
-from ..operators import Need, OperatorCard
-from ..operators.command import operator_kinds
+from ..operator_card import Need, OperatorCard
+from ..operators import operator_kinds
 from ..requests import read_ledger
 from ..ridge import RidgeHead
 from .ranking import Candidate

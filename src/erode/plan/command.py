@@ -24,10 +24,10 @@ from ..callbacks.noise.noisy_sgd import vector_norm
 from ..datamodules import MaskDataModule
 from ..files import fresh_folder
 from ..mechanisms import BallMechanism, Mechanism
+from ..mechanisms.outlook import too_many_pixels
 from ..parsing import HintingParser
 from ..weights import load_weights
 from .candidates import Setting, candidates
-from .outlook import too_many_pixels
 from .ranking import Candidate, plan
 from .report import print_plan, write_plan
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..accounting._checks import check_delta
+from ..accounting.checks import check_delta
 from ..mechanisms import BallMechanism, Mechanism
-from ..operators.card import AT_NO_REQUEST, NO_EFFORT, NOTHING, Effort, OperatorCard
-from .outlook import Outlook, Regime, cheapest, regime_of, remedies, why_cheapest
+from ..mechanisms.outlook import Outlook, Regime, cheapest, regime_of, remedies, why_cheapest
+from ..operator_card import AT_NO_REQUEST, NO_EFFORT, NOTHING, Effort, OperatorCard
 
 
 @dataclass(frozen=True, kw_only=True)

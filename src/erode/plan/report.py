@@ -13,9 +13,9 @@ from rich.table import Column, Table
 from ..accounting import rounded_up
 from ..files import write_json
 from ..mechanisms import BallMechanism
-from ..operators.card import AT_NO_REQUEST
+from ..mechanisms.outlook import LOST_BELOW, SURVIVES_FROM, Outlook, Regime, cheapest, smallest_epsilon
+from ..operator_card import AT_NO_REQUEST
 from ..pictures import COLOURS, INK, new_figure, save_figure
-from .outlook import LOST_BELOW, SURVIVES_FROM, Outlook, Regime, cheapest, smallest_epsilon
 from .ranking import Candidate, Plan, Rank, Target
 
 _REGIME_STYLES = {Regime.LOST: "red", Regime.PARTLY: "yellow", Regime.SURVIVES: "green"}

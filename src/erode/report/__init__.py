@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..certificates import RECORD
 from ..files import write_text
-from ..verify import RECORD
 from .comparison import comparison_sections
 from .evidence import evidence_sections
 from .page import page

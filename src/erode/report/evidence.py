@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..accounting import rounded_up
-from ..certificate import VerificationError
+from ..certificates import VerificationError, check
 from ..markdown import cells_of
-from ..verify import check
 from .page import Section, facts, paragraph, picture, table
 from .reading import read_json
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..certificate import VerificationError
+from ..certificates import VerificationError, check, check_record
 from ..pictures import Panel, curves_figure, save_figure
-from ..verify import check, check_record
 from .evidence import certificate_section
 from .page import Missing, Section, facts, folded, number, paragraph, picture, table, words
 from .reading import Table, curve, read_csv, read_json

@@ -11,7 +11,7 @@ from ..files import digest_of
 from ..masks import ForgetSplit
 from .ledger import Level, check_ids
 
-Atoms = Literal["image", "outside", "foreground", "forget"]
+RequestedAtoms = Literal["image", "outside", "foreground", "forget"]
 """Lowest :class:`~erode.requests.Level` that a request takes back of each image."""
 
 
@@ -43,7 +43,9 @@ class ForgetRequest:
             raise ValueError("the request names no image, so there is nothing to forget; give ids or a split")
 
     @classmethod
-    def of(cls, request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path, atoms: Atoms = "image") -> Self:
+    def of(
+        cls, request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path, atoms: RequestedAtoms = "image"
+    ) -> Self:
         """A request from what people have at hand.
 
         Args:

@@ -14,7 +14,7 @@ from ..files import write_atomically, write_json
 from ..masks import ForgetSplit
 from ..weights import read_content, state_in
 from .ledger import FILE_NAME, Ledger, read_ledger
-from .request import Atoms, ForgetRequest
+from .request import ForgetRequest, RequestedAtoms
 from .spelling import Unrecorded, check_spelling
 
 _OTHER = "it holds weights of another architecture than the module"
@@ -108,7 +108,7 @@ def rewind(
     checkpoints: Path,
     request: Path | list[str],
     out: Path,
-    atoms: Atoms = "image",
+    atoms: RequestedAtoms = "image",
     unrecorded: list[str] | Literal["all"] | None = None,
 ) -> Path:
     """Restore the last weights that a forget request does not touch, without any training.

@@ -7,14 +7,14 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ..accounting import gdp_epsilon
+from ..certificates import check_certificate
 from ..files import alone, parse_json
 from ..masks import ForgetSplit
 from ..mechanisms import BallMechanism
-from ..verify import check_certificate
 from ..weights import read_state, state_digest
 from .answers import Answer, chained, composed, read_answers, write_answers
 from .ledger import FILE_NAME, Ledger, Level, check_ids, read_ledger
-from .request import Atoms, ForgetRequest
+from .request import ForgetRequest, RequestedAtoms
 from .spelling import Unrecorded, check_spelling, checked_by_rewind, recorded_in
 
 _SENTENCES = {
@@ -120,7 +120,7 @@ class RequestStream:
         self,
         request: ForgetRequest | ForgetSplit | Sequence[str] | str | Path,
         weights: Path,
-        atoms: Atoms = "image",
+        atoms: RequestedAtoms = "image",
         unrecorded: Unrecorded = (),
     ) -> Answer:
         """Enter a release that was never exposed.
@@ -156,7 +156,7 @@ class RequestStream:
         weights: Path,
         certificate: Path,
         anchor: Path | None = None,
-        atoms: Atoms = "image",
+        atoms: RequestedAtoms = "image",
         unrecorded: Unrecorded = (),
     ) -> Answer:
         """Enter a release with a certificate.

@@ -7,7 +7,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from noisy_runs import Module, fit, network
 
 from erode.callbacks import Blockwise, GradientClipping, ModelClipping, OutputPerturbation
-from erode.verify import verify
+from erode.certificates import verify
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from noisy_runs import OPERATORS, STEPS, Module, Watch, content, fit, network
 from torch import nn
 
 from erode.callbacks import GradientClipping, OutputPerturbation
-from erode.certificate import VerificationError
-from erode.verify import check_certificate, verify
+from erode.certificates import VerificationError, check_certificate, verify
 from erode.weights import load_weights, save_weights, weights_digest
 
 

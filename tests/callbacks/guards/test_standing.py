@@ -13,8 +13,7 @@ from noisy_runs import Module, Watch, fit, promises
 from torch import nn
 
 from erode.callbacks import EUk, GradientClipping, Retrain
-from erode.certificate import VerificationError
-from erode.verify import verify
+from erode.certificates import VerificationError, verify
 from erode.weights import save_weights, weights_digest
 
 

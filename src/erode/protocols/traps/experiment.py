@@ -11,7 +11,6 @@ from rich.console import Console
 
 from ...comparison import METHODS, Experiment, MethodName, check_order, weights_of
 from ...comparison.networks import fitting
-from ...correlations import correlation_table
 from ...datamodules import MaskDataModule, SyntheticDermoscopy, artefact_correlations
 from ...datamodules.case import Part
 from ...files import write_json, write_text
@@ -20,6 +19,7 @@ from ...lightning_modules.fresh import describe_fresh
 from ...pictures import save_figure
 from ...rows import check_once, claim
 from .baselines import BASELINES, DEFAULT_BASELINES, BaselineName, artefacts_to_hide, check_baselines
+from .correlations import correlation_table
 from .figure import traps_figure
 from .report import markdown_of, print_traps
 from .training import BaselineRows

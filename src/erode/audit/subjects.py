@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule
 
-from .datamodules import MaskDataModule
-from .masks import ForgetSplit
-from .weights import load_weights
+from ..datamodules import MaskDataModule
+from ..masks import ForgetSplit
+from ..weights import load_weights
 
 
 def restored(model: LightningModule, path: Path) -> LightningModule:

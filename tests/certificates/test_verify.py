@@ -10,8 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from erode.callbacks import Blockwise, GradientClipping, ModelClipping, ProjectedNoisySGD
-from erode.certificate import Account, Target, VerificationError, certificate, file_digest, save_certificate
-from erode.files import digest_of
+from erode.certificates import (
+    Account,
+    Target,
+    VerificationError,
+    certificate,
+    check_certificate,
+    save_certificate,
+    verify,
+)
+from erode.files import digest_of, file_digest
 from erode.mechanisms import (
     BlockwiseMechanism,
     CNSMechanism,
@@ -22,7 +30,6 @@ from erode.mechanisms import (
     OutputPerturbationMechanism,
     ResidualMechanism,
 )
-from erode.verify import check_certificate, verify
 from erode.weights import read_state, state_digest
 
 MECHANISMS = {

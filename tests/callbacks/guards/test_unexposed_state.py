@@ -5,7 +5,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from erode.callbacks.guards.bystanders import Bystanders
+from erode.callbacks.guards.unexposed_state import UnexposedState
 
 
 def network():
@@ -19,7 +19,7 @@ def exposed(module):
 
 def test_exposed_parameters_may_change():
     module = network()
-    bystanders = Bystanders(module, exposed(module))
+    bystanders = UnexposedState(module, exposed(module))
     module[0].weight.data.add_(1.0)
     bystanders.check(module)
 
@@ -36,7 +36,7 @@ def test_exposed_parameters_may_change():
 )
 def test_anything_else_may_not(change, match):
     module = network()
-    bystanders = Bystanders(module, exposed(module))
+    bystanders = UnexposedState(module, exposed(module))
     bystanders.check(module)
     change(module)
     with pytest.raises(MisconfigurationException, match=match):

@@ -8,7 +8,7 @@ from plans import KINDS, floor, outlook
 from erode.mechanisms import (
     OutputPerturbationMechanism,
 )
-from erode.plan.outlook import (
+from erode.mechanisms.outlook import (
     Outlook,
     Regime,
     cheapest,

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from erode.cli import main
-from erode.correlations import correlations
 from erode.datamodules import SyntheticDermoscopy
+from erode.protocols.traps.correlations import correlations
 
 
 def test_the_verb_prints_and_writes_what_the_generator_was_told(tmp_path, capsys):

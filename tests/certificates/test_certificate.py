@@ -5,7 +5,7 @@ import json
 import pytest
 
 from erode.accounting import gdp_delta
-from erode.certificate import ASSUMPTIONS, Account, Target, certificate, claim_of, sentence
+from erode.certificates import ASSUMPTIONS, Account, Target, certificate, claim_of, sentence
 from erode.mechanisms import ModelClippingMechanism, OutputPerturbationMechanism
 
 MECHANISM = OutputPerturbationMechanism.calibrated(1.0, 1e-7, reference="anchor", radius=0.1)

@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
+from erode.audit.forget_atoms import ForgetAtoms, comparable_cases, log_likelihood, loss_attack
 from erode.datamodules import SyntheticDermoscopy
-from erode.forget_atoms import ForgetAtoms, comparable_cases, log_likelihood, loss_attack
 from erode.metrics import MembershipInference
 
 torch.set_num_threads(1)

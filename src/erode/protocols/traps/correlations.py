@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from .datamodules import Correlation, MaskDataModule, artefact_correlations
-from .files import write_json
+from ...datamodules import Correlation, MaskDataModule, artefact_correlations
+from ...files import write_json
 
 
 def correlations(data: MaskDataModule, out: Path | None = None) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from .batch import Role
-from .datamodules import MaskDataModule
-from .datamodules.case import Case
-from .masks import View, ring, serve
-from .metrics import Attack, MembershipInference
+from ..batch import Role
+from ..datamodules import MaskDataModule
+from ..datamodules.case import Case
+from ..masks import View, ring, serve
+from ..metrics import Attack, MembershipInference
 
 
 def comparable_cases(

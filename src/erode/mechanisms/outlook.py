@@ -10,7 +10,8 @@ from enum import Enum
 from scipy.optimize import brentq
 
 from ..accounting import gdp_mu, rounded_up
-from ..mechanisms import MEANINGFUL_EPSILON, BallMechanism
+from .base import MEANINGFUL_EPSILON
+from .clipping import BallMechanism
 
 SURVIVES_FROM, LOST_BELOW = 1.0, 0.1
 """Kept signal over noise: from 1 on half of the squared length is signal, below 0.1 less than 1 % is."""

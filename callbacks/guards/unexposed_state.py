@@ -11,7 +11,7 @@ from ...weights import state_digest
 from .unsaved_buffers import unchanged
 
 
-class Bystanders:
+class UnexposedState:
     """What a module holds beside the exposed parameters when the certified steps begin.
 
     Args:

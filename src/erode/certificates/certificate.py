@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ._version import __version__
-from .accounting import rounded_up
-from .files import digest_of, write_json
-from .mechanisms import MEANINGFUL_EPSILON, Mechanism
+from .._version import __version__
+from ..accounting import rounded_up
+from ..files import digest_of, write_json
+from ..mechanisms import MEANINGFUL_EPSILON, Mechanism
 
 SCHEMA = "erode-certificate/5"
 """Raise the number when the meaning of a field changes."""
@@ -183,19 +182,6 @@ def sentence(claim: Mapping[str, Any], mechanism: Mechanism) -> str:
 def software() -> dict[str, str]:
     """Versions of what made the certificate."""
     return {"erode": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, as ``sha256sum`` prints it.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     file_digest(file.name)[:8]
-        'e3b0c442'
-    """
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_certificate(content: Mapping[str, Any], path: str | Path) -> Path:

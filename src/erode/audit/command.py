@@ -14,16 +14,16 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ._version import __version__
-from .audit_report import LEVELS, attack_lines, attacks_markdown, print_attacks, roc_figure
-from .datamodules import MaskDataModule
-from .datamodules.case import Case
-from .files import fresh_folder, write_json, write_text
+from .._version import __version__
+from ..datamodules import MaskDataModule
+from ..datamodules.case import Case
+from ..files import fresh_folder, write_json, write_text
+from ..metrics import Attack, MembershipInference
+from ..pictures import save_figure
+from ..weights import weights_digest
 from .forget_atoms import ForgetAtoms, comparable_cases, log_likelihood
-from .metrics import Attack, MembershipInference
-from .pictures import save_figure
+from .report import LEVELS, attack_lines, attacks_markdown, print_attacks, roc_figure
 from .subjects import restored, same_split
-from .weights import weights_digest
 
 ATTACKS = {
     "loss": "loss, weights",

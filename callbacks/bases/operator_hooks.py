@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import Module
 
 from ...masks import View
-from ...operators import Effort, OperatorCard
+from ...operator_card import Effort, OperatorCard
 from ...requests import Ledger
 
 
@@ -33,7 +33,7 @@ class OperatorSlots(Callback):
         super().__init_subclass__(**keywords)
         if not base and not isinstance(getattr(cls, "card", None), OperatorCard):
             raise TypeError(
-                f"{cls.__name__} has no card: give the class card = OperatorCard(...), of erode.operators, "
+                f"{cls.__name__} has no card: give the class card = OperatorCard(...), of erode.operator_card, "
                 "which says what it promises, needs, keeps and costs"
             )
 

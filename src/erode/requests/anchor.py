@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .files import write_json
-from .requests.ledger import FILE_NAME, Exposure, Ledger, ledger_of_file
-from .weights import read_state, save_weights, state_digest
+from ..files import write_json
+from ..weights import read_state, save_weights, state_digest
+from .ledger import FILE_NAME, Exposure, Ledger, ledger_of_file
 
 
 def make_anchor(

@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import default_collate
 
-from erode.audit import ForgetAtoms, audit, comparable_cases, log_likelihood
+from erode.audit import audit
+from erode.audit.forget_atoms import ForgetAtoms, comparable_cases, log_likelihood
 from erode.batch import Role
 from erode.cli import main
 from erode.datamodules import ImageFolderDataModule, SyntheticDermoscopy
