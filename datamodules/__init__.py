@@ -3,7 +3,6 @@
 from .augmentation import random_flips
 from .base import MaskDataModule
 from .case import Arrays, Case
-from .correlations import Correlation, artefact_correlations
 from .dataset import MaskDataset
 from .errors import DataError
 from .image_folder import ImageFolderDataModule
@@ -11,12 +10,13 @@ from .images_only import ImagesOnly
 from .isic import ISICDataModule
 from .labelled_subset import LabelledSubset
 from .overlay import Overlay
+from .parts.correlations import Correlation, artefact_correlations
+from .parts.published_traps import PublishedTrap
+from .parts.trap import Trap
+from .parts.trap_split import TrapSplit
 from .pneumothorax import PneumothoraxDataModule
-from .published_traps import PublishedTrap
 from .saab import SaabSynthetic
 from .synthetic import SyntheticDermoscopy
-from .trap import Trap
-from .trap_split import TrapSplit
 
 __all__ = [
     "Arrays",

@@ -16,13 +16,13 @@ from ..masks import Coarsening, DiskDilation, ForgetSplit, PositionPrior, View
 from ..object_settings import settings_of
 from .augmentation import random_flips
 from .case import Arrays, Case, Part
-from .contents import digest_of_cases
 from .dataset import Item, MaskDataset
+from .files.contents import digest_of_cases
+from .files.validation import validate_cases
 from .loading import forget_sampler, loader, training_sampler
 from .overlay import OVERLAY_FLAG, Overlay
+from .parts.splitting import make_split, only_coarse, read_split
 from .randomness import random_parts
-from .splitting import make_split, only_coarse, read_split
-from .validation import validate_cases
 
 
 class MaskDataModule(LightningDataModule, ABC):

@@ -16,10 +16,10 @@ from ..batch import UNKNOWN_ARTEFACT
 from .base import MaskDataModule
 from .case import Arrays, Case, Part
 from .errors import DataError
-from .folders import index_files, read_table, require_columns, require_images
-from .grouped_split import PARTS, grouped_split
-from .reading import Size, check_reading, read_case, read_mask
-from .trap import Trap
+from .files.folders import index_files, read_table, require_columns, require_images
+from .files.reading import Size, check_reading, read_case, read_mask
+from .parts.grouped_split import PARTS, grouped_split
+from .parts.trap import Trap
 
 
 class ImageFolderDataModule(MaskDataModule):
@@ -54,7 +54,7 @@ class ImageFolderDataModule(MaskDataModule):
             are not counted and train, and with them all images of their group.
         part_seed: seed of that division, stratified by label and ``flag``.
         trap: divide such that the artefacts of ``flag_columns`` mislead in test, e.g.
-            :class:`~erode.datamodules.trap_split.TrapSplit`; positive = the last class.
+            :class:`~erode.datamodules.parts.trap_split.TrapSplit`; positive = the last class.
         **options: those of :class:`~erode.datamodules.base.MaskDataModule`.
 
     Raises:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from .base import MaskDataModule
 from .case import Arrays, Case
 from .errors import DataError
-from .folders import first_line
-from .grouped_split import PARTS, grouped_split
-from .isic_layouts import ARTEFACTS, Lesion, find_lesions, read_artefacts, read_malignancy
-from .reading import Size, check_reading, read_case
-from .trap import Trap
+from .files.folders import first_line
+from .files.isic_layouts import ARTEFACTS, Lesion, find_lesions, read_artefacts, read_malignancy
+from .files.reading import Size, check_reading, read_case
+from .parts.grouped_split import PARTS, grouped_split
+from .parts.trap import Trap
 
 NEAR_DUPLICATES = (
     ("ISIC_0012290", "ISIC_0013594"),
@@ -44,7 +44,7 @@ class ISICDataModule(MaskDataModule):
             ``flag``; None = the challenge's parts.
         part_seed: seed of that division.
         trap: divide the images that have artefact flags such that artefacts mislead in test, e.g.
-            :class:`~erode.datamodules.trap_split.TrapSplit`; positive = malignant.
+            :class:`~erode.datamodules.parts.trap_split.TrapSplit`; positive = malignant.
         **options: those of :class:`~erode.datamodules.base.MaskDataModule`; ``flag`` is one of
             ``isic_layouts.ARTEFACTS`` or ``any``.
 

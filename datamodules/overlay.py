@@ -11,9 +11,9 @@ import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
 
-from .artefact_painting import draw_hair, draw_tube, draw_where_there_is_room, imaginary_spot
-from .brushes import Artefact, Spot, Stroke
 from .case import Arrays, Case
+from .painting.artefacts import draw_hair, draw_tube, draw_where_there_is_room, imaginary_spot
+from .painting.brushes import Artefact, Spot, Stroke
 
 OVERLAY_FLAG = "overlay"
 """Flag of the cases that an overlay is painted on."""

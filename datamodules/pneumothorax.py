@@ -13,12 +13,12 @@ import numpy as np
 from .base import MaskDataModule
 from .case import Arrays, Case
 from .errors import DataError
-from .formats import Pixels
-from .grouped_split import grouped_split
-from .pixel_cache import PixelCache, Stored, content_key
-from .reading import Size, check_reading, load_image, resize_mask, to_unit
-from .run_length import decode_runs
-from .siim_layout import Radiograph, find_radiographs, find_run_table, read_runs, read_tubes
+from .files.formats import Pixels
+from .files.pixel_cache import PixelCache, Stored, content_key
+from .files.reading import Size, check_reading, load_image, resize_mask, to_unit
+from .files.run_length import decode_runs
+from .files.siim_layout import Radiograph, find_radiographs, find_run_table, read_runs, read_tubes
+from .parts.grouped_split import grouped_split
 
 EVALUATED = (951, 1000)
 """Sizes of the validation and the test part of Saab et al. (2022), together the images with a tube label."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .base import MaskDataModule
 from .case import Arrays, Case, Part
-from .quota import quota
+from .parts.quota import quota
 
 PARTS: tuple[Part, ...] = get_args(Part)
 

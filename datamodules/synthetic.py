@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
-from .artefact_painting import draw_beside, draw_hair
 from .base import MaskDataModule
-from .brushes import Artefact
 from .case import Arrays, Case, Part
-from .dermoscopy_painting import draw_lesion, draw_skin
-from .quota import quota
+from .painting.artefacts import draw_beside, draw_hair
+from .painting.brushes import Artefact
+from .painting.dermoscopy import draw_lesion, draw_skin
+from .parts.quota import quota
 
 ArtefactName = Literal["ruler", "ink", "patch", "dark_corner"]
 """Artefacts that lie beside a lesion."""

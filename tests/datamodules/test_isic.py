@@ -6,8 +6,8 @@ import pytest
 
 from erode.datamodules import TrapSplit, artefact_correlations
 from erode.datamodules.errors import DataError
+from erode.datamodules.files.isic_layouts import ARTEFACTS, LAYOUTS, find_lesions, read_artefacts, read_malignancy
 from erode.datamodules.isic import NEAR_DUPLICATES, ISICDataModule
-from erode.datamodules.isic_layouts import ARTEFACTS, LAYOUTS, find_lesions, read_artefacts, read_malignancy
 
 IDS = [f"ISIC_{i:07d}" for i in range(10)]
 LESION = np.pad(np.full((4, 4), 255), ((2, 4), (3, 5)))

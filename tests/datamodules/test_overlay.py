@@ -14,8 +14,8 @@ from sklearn.metrics import mutual_info_score
 
 from erode.cli import main
 from erode.datamodules import ImageFolderDataModule, ISICDataModule, Overlay, SyntheticDermoscopy
-from erode.datamodules.brushes import Artefact
 from erode.datamodules.case import Arrays, Case
+from erode.datamodules.painting.brushes import Artefact
 from erode.lightning_modules.evaluation import Evaluation
 from erode.masks import View
 

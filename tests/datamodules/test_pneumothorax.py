@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, Second
 from erode.cli import main
 from erode.datamodules import Overlay, PneumothoraxDataModule
 from erode.datamodules.errors import DataError
-from erode.datamodules.siim_layout import find_radiographs, read_runs, read_tubes
+from erode.datamodules.files.siim_layout import find_radiographs, read_runs, read_tubes
 from erode.masks import View
 
 ROWS, COLUMNS = 48, 40

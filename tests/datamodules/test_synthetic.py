@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from erode.datamodules.brushes import Artefact
-from erode.datamodules.dermoscopy_painting import smooth_noise
+from erode.datamodules.painting.brushes import Artefact
+from erode.datamodules.painting.dermoscopy import smooth_noise
 from erode.datamodules.synthetic import DermoscopyGenerator, SyntheticDermoscopy
 
 BESIDE = [Artefact.RULER, Artefact.INK, Artefact.PATCH, Artefact.DARK_CORNER]

@@ -1,0 +1,1 @@
+"""Files of data sets: which there are, how they are read, and what is wrong with them."""

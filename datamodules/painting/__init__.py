@@ -1,0 +1,1 @@
+"""Brushes: skin, lesions, and what gets photographed with them."""
