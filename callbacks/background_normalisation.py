@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..debiasing import background_mean, replace_background
+from ..lightning_state import datamodule_of
 from ..whole_set import announce, untransformed, why_partial
 from .bases.debiased_input import DebiasedInput, Forward
 from .batches.observation import Key, class_map, entry
@@ -67,7 +68,7 @@ class BackgroundNormalisation(DebiasedInput):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Take the mean over the training images, each once, none mirrored or transformed."""
-        datamodule = getattr(trainer, "datamodule", None)
+        datamodule = datamodule_of(trainer)
         loader = None if datamodule is None else datamodule.train_dataloader()
         if not isinstance(loader, DataLoader):
             raise MisconfigurationException(

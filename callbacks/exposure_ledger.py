@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from ..lightning_state import callbacks_of, run_folder, runs_fast
+from ..lightning_state import callbacks_of, datamodule_of, run_folder, runs_fast
 from ..requests.ledger import CHECKPOINT_KEY, FILE_NAME, Exposure, Ledger, read_ledger
 from ..weights import state_digest
 from .bases.operator import operators_of
@@ -119,12 +119,12 @@ class ExposureLedger(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count a batch."""
         assert self._recorder is not None
-        exposure = self._reader(batch, getattr(trainer, "datamodule", None))
+        exposure = self._reader(batch, datamodule_of(trainer))
         self._recorder.before_batch(pl_module, exposure)
 
     def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Count what something reads of the training set beside the batches, also before the account begins."""
-        exposure = self._reader(batch, getattr(trainer, "datamodule", None))
+        exposure = self._reader(batch, datamodule_of(trainer))
         if self._recorder is not None:
             self._recorder.read_beside(exposure)
         else:
@@ -135,7 +135,7 @@ class ExposureLedger(Callback):
     ) -> None:
         """Count what steers the training; the sanity check before it does not."""
         if self._recorder is not None:
-            exposure = self._reader(batch, getattr(trainer, "datamodule", None), training=False)
+            exposure = self._reader(batch, datamodule_of(trainer), training=False)
             self._recorder.before_batch(pl_module, exposure, training=False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ..lightning_state import callbacks_of
+from ..lightning_state import callbacks_of, datamodule_of
 from ..masks import ForgetSplit, View
 from ..operator_card import OperatorCard
 from ..requests import ForgetRequest, Found, RequestedAtoms, find_unexposed
@@ -186,7 +186,7 @@ class Rewind(UnlearningOperator):
     def on_read_beside(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Refuse atoms of the request in what something reads beside the batches, too; count the rest."""
         super().on_read_beside(trainer, module, batch)
-        exposure = self._reader(batch, getattr(trainer, "datamodule", None))
+        exposure = self._reader(batch, datamodule_of(trainer))
         if self._recorder is None:  # a callback ahead of this one reads before the request is known
             self._read_early.append(exposure)
             return
@@ -232,7 +232,7 @@ class Rewind(UnlearningOperator):
 
     def _count(self, trainer: Trainer, module: LightningModule, batch: Any, training: bool) -> None:
         assert self._recorder is not None
-        exposure = self._reader(batch, getattr(trainer, "datamodule", None), training)
+        exposure = self._reader(batch, datamodule_of(trainer), training)
         self._refuse(exposure, "training" if training else "validation")
         self._recorder.before_batch(module, exposure, training)
 

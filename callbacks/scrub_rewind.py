@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..lightning_state import datamodule_of
 from ..operator_card import OperatorCard
 from ..weights import load_weights, save_weights
 from .bases.forget_error import ForgetError
@@ -120,7 +121,7 @@ class ScrubRewind(Scrub):
                 f"{type(self).__name__} needs a DataLoader under 'forget' to measure the forget error on; use a "
                 "DataModule of ours, or give fit {'retain': loader, 'forget': loader}"
             )
-        data: Any = getattr(trainer, "datamodule", None)
+        data: Any = datamodule_of(trainer)
         forget, ours = data.forget_data() if hasattr(data, "forget_data") else (like.dataset, None)
         held_out = ours if self.held_out is None else self.held_out.dataset
         if held_out is None:

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from ..lightning_state import datamodule_of
+
 
 class EvaluatedModule(LightningModule):
     """Base of modules that are validated and tested by the same metrics, on batches of :mod:`erode.batch`.
@@ -30,7 +32,7 @@ class EvaluatedModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse data of other classes before anything is read."""
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        names = getattr(datamodule_of(self.trainer), "class_names", None)
         if names is not None and len(names) != self.num_classes:
             raise ValueError(
                 f"the data have {len(names)} classes {list(names)}, the model {self.num_classes}; "

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ...certificates import RECORD
 from ...files import write_json
-from ...lightning_state import callbacks_of, run_folder, runs_fast
+from ...lightning_state import callbacks_of, datamodule_of, run_folder, runs_fast
 from ...masks import View
 from ...weights import weights_digest
 from ..batches.served import split_of
@@ -83,7 +83,7 @@ class UnlearningOperator(OperatorSlots, base=True):
     def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Undo what the run changed of module and data for its own time, at its end or where it broke off."""
         if self._view_before is not None:
-            _datamodule(trainer).serve(self._view_before)
+            datamodule_of(trainer).serve(self._view_before)
             self._view_before = None
         if self._statistics is not None:
             self._statistics.give_back()
@@ -113,7 +113,7 @@ class UnlearningOperator(OperatorSlots, base=True):
         self._saved_weights = None
         self._batches_before = 0
         self._guard = ForgetGuard(self)
-        data = _datamodule(trainer)
+        data = datamodule_of(trainer)
         if hasattr(data, "serve"):
             self._view_before = data.view
             if self.asks_for_forget:
@@ -323,10 +323,6 @@ class UnlearningOperator(OperatorSlots, base=True):
 def operators_of(trainer: Trainer) -> list[UnlearningOperator]:
     """The unlearning operators among a Trainer's callbacks."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, UnlearningOperator)]
-
-
-def _datamodule(trainer: Trainer) -> Any:
-    return getattr(trainer, "datamodule", None)
 
 
 def _plain(value: Any) -> Any:

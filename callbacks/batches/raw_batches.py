@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from ...lightning_state import datamodule_of
+
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 OURS = __name__.partition(".")[0]
 """Hooks of our own DataModules leave marks as they are."""
@@ -32,7 +34,7 @@ class RawBatches:
         """
         self.stop()
         module = trainer.lightning_module
-        sources = [source for source in (module, getattr(trainer, "datamodule", None)) if source is not None]
+        sources = [source for source in (module, datamodule_of(trainer)) if source is not None]
         if not any(_overrides(source, hook) for source in sources for hook in HOOKS):
             return
         module._on_before_batch_transfer = _Watched(module, trainer, see)  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ...lightning_state import datamodule_of
 from ...requests.ledger import Exposure, Ledger, set_of, union
 from ...weights import state_digest
 from .served import split_of
@@ -129,7 +130,7 @@ def tensors_in(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def episode_of(trainer: Trainer, source: str) -> dict[str, Any]:
     """What a ledger says of a run."""
-    data = getattr(trainer, "datamodule", None)
+    data = datamodule_of(trainer)
     split, view = split_of(trainer), getattr(data, "view", None)
     return {
         "data": None if data is None else type(data).__name__,

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from ...lightning_state import datamodule_of
 from ...masks import ForgetSplit
 
 
@@ -73,5 +74,5 @@ def _marks(role: Any) -> Iterator[Tensor]:
 
 def split_of(trainer: Trainer) -> ForgetSplit | None:
     """The forget/retain split of the run's DataModule; None where it has none, whatever else it calls ``split``."""
-    split = getattr(getattr(trainer, "datamodule", None), "split", None)
+    split = getattr(datamodule_of(trainer), "split", None)
     return split if isinstance(split, ForgetSplit) else None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...accounting import GRID, RemovalBudgets, removal_budget, smoothed_threshold
 from ...files import write_json
-from ...lightning_state import run_folder
+from ...lightning_state import datamodule_of, run_folder
 from ...operator_card import OperatorCard
 from ...weights import weights_digest
 from ..segmentation import SegmentationModule
@@ -124,7 +124,7 @@ class QuantisedTraining(LightningModule):
             )
         check_trainer(self.trainer)
         check_module(self)
-        check_transfer(self, getattr(self.trainer, "datamodule", None))
+        check_transfer(self, datamodule_of(self.trainer))
         self.budgets = self._data = None
         self._setup_checked = True
         self._first_buffers = {name: buffer.detach().clone() for name, buffer in self.named_buffers()}
@@ -187,7 +187,7 @@ class QuantisedTraining(LightningModule):
         }
 
     def _ask_for_all(self, stage: str, wanted: bool) -> None:
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data: Any = datamodule_of(self.trainer)
         if stage == "fit" and hasattr(data, "serve_as_they_are"):
             data.serve_as_they_are(wanted)
 

@@ -19,6 +19,11 @@ def callbacks_of(trainer: Any) -> list[Any]:
     return callbacks
 
 
+def datamodule_of(trainer: Any) -> Any:
+    """The DataModule of a run; None where it was given loaders."""
+    return getattr(trainer, "datamodule", None)
+
+
 def runs_fast(trainer: Any) -> bool:
     """Whether a run only tries whether the code works (``fast_dev_run``), and leaves nothing behind."""
     return bool(trainer.fast_dev_run)

@@ -51,10 +51,6 @@ class UnlearningTrainer(Trainer):
                 "add one, e.g. --trainer.callbacks+=Retrain"
             )
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        if not operators[0].finished:
-            raise MisconfigurationException(
-                "no training step was taken; raise max_steps, max_epochs or the data's limits"
-            )
 
 
 class SaveConfig(SaveConfigCallback):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..batch import NO_PRIOR
-from ..files import digest_of
 from .coarsen import Coarsening, Mask, Region, Spacing
 from .ring import ring
 
@@ -115,33 +113,6 @@ class PositionPrior:
         prior = np.full(coarse.shape, NO_PRIOR, dtype=np.float32)
         prior[inside] = self.table[_bins(self.coarsening, inside, spacing)]
         return prior
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts and the coarsening as plain data."""
-        return {
-            "coarsening": self.coarsening.describe(),
-            "foreground": list(self.foreground),
-            "total": list(self.total),
-        }
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any], coarsening: Coarsening) -> PositionPrior:
-        """The prior that `to_dict` described.
-
-        Raises:
-            ValueError: if it was fitted for another coarsening.
-        """
-        if state["coarsening"] != coarsening.describe():
-            raise ValueError(
-                f"this position prior was fitted for {state['coarsening']}, "
-                f"the data use {coarsening.describe()}; fit it again, or use the coarsening it was fitted for"
-            )
-        return cls(coarsening, tuple(state["foreground"]), tuple(state["total"]))
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the counts and the coarsening."""
-        return digest_of(self.to_dict())
 
 
 def _bins(coarsening: Coarsening, region: Region, spacing: Spacing) -> NDArray[np.intp]:
