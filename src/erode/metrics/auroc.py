@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from ..batch import UNKNOWN_FLAG
-from .counts import keep_counted
+from .counts import check_flags, keep_counted
 from .gathering import RowsMetric
 
 
@@ -131,8 +130,7 @@ class RobustAUROC(RowsMetric):
         """
         scores, labels, flags = keep_counted(counted, scores, labels, flags)
         _check_images(scores, labels)
-        if flags.shape != labels.shape or not bool(((flags >= UNKNOWN_FLAG) & (flags <= 1)).all()):
-            raise ValueError(f"flags must be -1, 0 or 1 per image [{len(labels)}], got {flags.tolist()}")
+        check_flags(flags, labels)
         self.scores.append(scores.detach().double())
         self.labels.append(labels.long())
         self.flags.append(flags.long())

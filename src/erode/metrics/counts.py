@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..batch import UNKNOWN_ARTEFACT
+from ..batch import UNKNOWN_ARTEFACT, UNKNOWN_FLAG
 
 
 def check_classes(name: str, classes: Tensor, num_classes: int) -> None:
@@ -41,6 +41,30 @@ def check_classes(name: str, classes: Tensor, num_classes: int) -> None:
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"{name} holds classes {low}..{high}, but num_classes={num_classes} allows 0..{num_classes - 1}"
+        )
+
+
+def check_flags(flags: Tensor, images: Tensor) -> None:
+    """Check that flags tell of each image whether it shows an artefact.
+
+    Args:
+        flags: should be ``[B]``, each 1, 0 or ``UNKNOWN_FLAG``.
+        images: ``[B, ...]``.
+
+    Raises:
+        ValueError: if they do not.
+
+    Example:
+        >>> check_flags(torch.tensor([0, 2]), torch.zeros(2, 3))
+        Traceback (most recent call last):
+        ...
+        ValueError: flags must be -1, 0 or 1 for each of 2 images, got shape [2] and values [0, 2]
+    """
+    known = bool(((flags >= UNKNOWN_FLAG) & (flags <= 1)).all())
+    if not known or flags.shape != images.shape[:1]:
+        raise ValueError(
+            f"flags must be {UNKNOWN_FLAG}, 0 or 1 for each of {len(images)} images, got shape {list(flags.shape)} and "
+            f"values {flags.unique().tolist()}"
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..batch import UNKNOWN_FLAG
-from .counts import check_classes, check_shapes, count_cells, fuse, keep_counted
+from .counts import check_classes, check_flags, check_shapes, count_cells, fuse, keep_counted
 from .dice import FIXED_POINT, image_dice
 
 
@@ -31,12 +31,11 @@ def group_index(labels: Tensor, flags: Tensor, num_labels: int) -> Tensor:
         >>> group_index(torch.tensor([0, 1, 1]), torch.tensor([1, 0, -1]), num_labels=2)
         tensor([1, 2, 4])
     """
-    if labels.ndim != 1 or flags.shape != labels.shape:
-        raise ValueError(f"labels and flags must be [B], got {list(labels.shape)} and {list(flags.shape)}")
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be [B], got {list(labels.shape)}")
+    check_flags(flags, labels)
     if not bool(((labels >= 0) & (labels < num_labels)).all()):
         raise ValueError(f"labels must be 0..{num_labels - 1}, got {labels.tolist()}")
-    if not bool(((flags >= UNKNOWN_FLAG) & (flags <= 1)).all()):
-        raise ValueError(f"flags must be -1, 0 or 1 per image, got {flags.tolist()}")
     return torch.where(flags == UNKNOWN_FLAG, 2 * num_labels, 2 * labels.long() + flags.long())
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..batch import UNKNOWN_FLAG
+from .counts import check_flags
 
 Rate = Literal["positive", "flag_given_positive", "flag_given_negative"]
 """P(y=1), P(s=1|y=1) and P(s=1|y=0)."""
@@ -147,12 +147,11 @@ def prevalence_sweep(
 
 
 def _check(labels: Tensor, flags: Tensor, rates: dict[str, float]) -> None:
-    if labels.ndim != 1 or flags.shape != labels.shape:
-        raise ValueError(f"labels and flags must be [N], got {list(labels.shape)} and {list(flags.shape)}")
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be [N], got {list(labels.shape)}")
+    check_flags(flags, labels)
     if not bool(((labels == 0) | (labels == 1)).all()):
         raise ValueError(f"labels must be 0 or 1, got {sorted(set(labels.tolist()))}; compare, say label == k")
-    if not bool(((flags >= UNKNOWN_FLAG) & (flags <= 1)).all()):
-        raise ValueError(f"flags must be -1, 0 or 1 per image, got {sorted(set(flags.tolist()))}")
     allowed = ("positive", "flag_given_positive", "flag_given_negative")
     if unknown := sorted(rates.keys() - set(allowed)):
         raise ValueError(f"no rate is called {unknown[0]!r}; the rates are {', '.join(allowed)}")

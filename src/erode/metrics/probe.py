@@ -17,7 +17,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from ..batch import UNKNOWN_FLAG
 from .auroc import mann_whitney_auroc
 from .clusters import first_places, kept_clusters, numbered
-from .counts import canonical_order, keep_counted
+from .counts import canonical_order, check_flags, keep_counted
 from .gathering import RowsMetric
 
 
@@ -157,13 +157,10 @@ class LinearProbe(RowsMetric):
         Raises:
             ValueError: for other shapes, flags or clusters, or features that are not finite.
         """
-        if features.ndim != 2 or flags.shape != features.shape[:1]:
-            raise ValueError(
-                f"features must be [B, D] and flags [B], got {list(features.shape)} and {list(flags.shape)}"
-            )
+        if features.ndim != 2:
+            raise ValueError(f"features must be [B, D], got {list(features.shape)}")
+        check_flags(flags, features)
         features, flags, cluster = keep_counted(counted, features, flags, kept_clusters(cluster, flags))
-        if not bool(((flags >= UNKNOWN_FLAG) & (flags <= 1)).all()):
-            raise ValueError(f"flags must be -1, 0 or 1 per image, got {flags.tolist()}")
         if not bool(features.isfinite().all()):
             raise ValueError("features hold NaN or infinity; the model diverged, or its input holds NaN")
         known = flags != UNKNOWN_FLAG

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..batch import UNKNOWN_FLAG
+from .counts import check_flags
 
 
 def balanced_subset(labels: Tensor, flags: Tensor, seed: int = 0) -> Tensor:
@@ -74,10 +75,9 @@ def inverted_subset(labels: Tensor, flags: Tensor, seed: int = 0) -> Tensor:
 
 def _groups(labels: Tensor, flags: Tensor) -> dict[tuple[int, int], Tensor]:
     """Positions of the images of each group (y, s); every label seen must come with and without the artefact."""
-    if labels.ndim != 1 or flags.shape != labels.shape:
-        raise ValueError(f"labels and flags must be [N], got {list(labels.shape)} and {list(flags.shape)}")
-    if not bool(((flags >= UNKNOWN_FLAG) & (flags <= 1)).all()):
-        raise ValueError(f"flags must be -1, 0 or 1 per image, got {sorted(set(flags.tolist()))}")
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be [N], got {list(labels.shape)}")
+    check_flags(flags, labels)
     labels, flags = labels.cpu(), flags.cpu()
     seen = sorted(set(labels[flags != UNKNOWN_FLAG].tolist()))
     groups = {(y, s): torch.nonzero((labels == y) & (flags == s)).flatten() for y in seen for s in (0, 1)}

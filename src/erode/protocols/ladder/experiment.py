@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ...comparison.networks import fitting
 from ...datamodules import MaskDataModule, SaabSynthetic
-from ...files import write_json
+from ...files import write_json, write_text
 from ...lightning_modules import ImageClassifier, SegmentationModule
 from ...lightning_modules.fresh import describe_fresh
 from ...masks import View
@@ -105,7 +105,7 @@ def ladder(
     contents.sort(key=lambda content: (content["pixels"], content["tightness"]))
     write_json(out / "ladder.json", {"settings": settings, "labels": contents, "rows": rows})
     write_csv(contents, rows, out / "ladder.csv")
-    (out / "ladder.md").write_text(markdown_of(contents, rows, evaluate_on), encoding="utf-8")
+    write_text(out / "ladder.md", markdown_of(contents, rows, evaluate_on))
     save_figure(ladder_figure(contents, rows, type(data).__name__, evaluate_on), out / "ladder.png")
     print_ladder(contents, rows, evaluate_on)
     print(f"figure: {out / 'ladder.png'}")
