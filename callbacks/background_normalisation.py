@@ -16,7 +16,7 @@ from ..debiasing import background_mean, replace_background
 from ..lightning_state import datamodule_of
 from ..whole_set import announce, untransformed, why_partial
 from .bases.debiased_input import DebiasedInput, Forward
-from .batches.observation import Key, class_map, entry
+from .batches.entries import Key, class_map, entry
 
 
 class BackgroundNormalisation(DebiasedInput):

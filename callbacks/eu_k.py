@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ..lightning_state import callbacks_of
 from ..operator_card import OperatorCard
 from .bases.blocks import LastBlocks
-from .guards.fresh_start import Before, build_optimizers
+from .guards.optimizers import Before, build_optimizers
 from .guards.refusals import refuse_memories
 from .guards.reset import unresettable
 

@@ -17,7 +17,8 @@ from ..weights import state_digest
 from .bases.operator import operators_of
 from .batches.atoms import AtomReader, ServedAtoms, source_of
 from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
-from .guards.fresh_start import check_known, check_unused
+from .guards.hidden_state import check_known
+from .guards.optimizers import check_unused
 from .guards.refusals import refuse_memories
 from .guards.reset import reset_parameters, unresettable
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..batch import UNKNOWN_ARTEFACT
 from ..lightning_state import run_folder
 from ..pictures import Sample, display_image, flatten_volume, gallery_figure, rgb_array, save_figure
-from .batches.observation import Key, Weights, class_map, entry, initial_weights, predict
+from .batches.entries import Key, class_map, entry
+from .batches.prediction import Weights, initial_weights, predict
 
 FINE, COARSE, BEFORE, AFTER = "fine mask", "coarse mask", "before", "after"
 

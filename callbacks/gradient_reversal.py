@@ -17,7 +17,7 @@ from ..batch import UNKNOWN_FLAG
 from ..debiasing import reverse_gradient
 from .bases.operator import operators_of
 from .batches.bottleneck import find_bottleneck
-from .batches.observation import Key, entry
+from .batches.entries import Key, entry
 
 HEAD = "artefact_head"
 """Name of the head in the module while a run lasts."""

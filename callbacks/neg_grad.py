@@ -14,7 +14,7 @@ from ..masks import View
 from ..operator_card import OperatorCard
 from .bases.own_loss import GuardedLoss, logits_of
 from .batches.atom_batches import mean_count
-from .batches.observation import class_map, entry
+from .batches.entries import class_map, entry
 
 Reading = Literal["reweighted", "ascent"]
 

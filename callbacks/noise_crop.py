@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..debiasing import crop_to, lesion_box, put_back, replace_background
 from .bases.debiased_input import DebiasedInput, Forward
-from .batches.observation import Key
+from .batches.entries import Key
 
 
 class NoiseCrop(DebiasedInput):

@@ -19,9 +19,9 @@ from ..requests.ledger import Ledger, ledger_of_file
 from ..weights import load_weights, weights_digest
 from .bases.operator import WEIGHTS_KEY, UnlearningOperator
 from .guards.anchor_checks import check_history
-from .guards.fresh_start import Before, build_optimizers, stuck
+from .guards.optimizers import Before, build_optimizers
 from .guards.refusals import refuse_memories
-from .guards.reset import kept_buffers, reset_parameters, unresettable
+from .guards.reset import kept_buffers, reset_parameters, stuck, unresettable
 from .guards.shared_memory import check_loads, overwrite
 
 EXACT_ASSUMPTIONS = (

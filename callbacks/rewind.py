@@ -20,7 +20,7 @@ from .batches.atoms import AtomReader, ServedAtoms, source_of
 from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
 from .batches.served import split_of
 from .exposure_ledger import ledger_in
-from .guards.fresh_start import Before, build_optimizers
+from .guards.optimizers import Before, build_optimizers
 from .guards.refusals import refuse_memories
 from .retrain import EXACT_ASSUMPTIONS
 

@@ -18,7 +18,8 @@ from ..lightning_state import callbacks_of, run_folder
 from ..metrics import GlobalSpuriousInformation, SegmentationDice, SpuriousLeakage
 from ..operator_card import OperatorCard
 from ..pictures import Panel, curves_figure, save_figure
-from .batches.observation import Key, Weights, class_map, entry, initial_weights, predict
+from .batches.entries import Key, class_map, entry
+from .batches.prediction import Weights, initial_weights, predict
 
 Row = dict[str, float | int | str]
 """One measurement: ``step``, ``seconds``, ``weights`` (original or current) and the values."""

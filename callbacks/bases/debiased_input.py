@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from ..batches.observation import Key, class_map, entry
+from ..batches.entries import Key, class_map, entry
 
 Forward = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from ..batches.atom_batches import BatchKeys
-from ..batches.observation import predict
+from ..batches.prediction import predict
 
 
 class ForgetError:

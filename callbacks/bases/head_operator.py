@@ -20,7 +20,7 @@ from ...ridge import RidgeHead, RidgeObjective
 from ...weights import state_digest
 from ..guards.anchor_checks import check_history
 from ..guards.exposure import Anchor, anchor_of, check_unexposed
-from ..guards.fresh_start import Before, build_optimizers
+from ..guards.optimizers import Before, build_optimizers
 from ..guards.refusals import check_rounding, check_setup
 from ..noise.keyed_noise import KeyedNoise, shared_secret
 from .certified import CertifiedOperator

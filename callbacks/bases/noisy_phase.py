@@ -24,10 +24,11 @@ from ...certificates import Account, Target
 from ...masks import View
 from ...mechanisms import BallMechanism
 from ...mechanisms.outlook import Outlook, Regime, too_many_pixels
-from ..batches.observation import pixels_per_image
+from ..batches.entries import pixels_per_image
 from ..guards.anchor_checks import check_distinct, check_history
 from ..guards.exposure import INITIALISATION, ZEROS, Anchor, anchor_of, check_unexposed, exposed_parameters
-from ..guards.fresh_start import Before, build_optimizers, check_registered
+from ..guards.hidden_state import check_registered
+from ..guards.optimizers import Before, build_optimizers
 from ..guards.ranks import check_ranks_agree
 from ..guards.refusals import check_rounding, check_setup, remembers
 from ..guards.unexposed_state import UnexposedState

@@ -20,7 +20,7 @@ from ...masks import View
 from ...weights import weights_digest
 from ..batches.served import split_of
 from ..guards.forget_guard import ForgetGuard
-from ..guards.fresh_start import check_known, check_saved_as_held
+from ..guards.hidden_state import check_known, check_saved_as_held
 from ..guards.prepared_weights import PreparedWeights
 from ..guards.ranks import other_ranks, together
 from ..guards.refusals import check_averaging, check_callbacks, check_loop, check_shapes, check_takes_steps, no_step

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ..batches.borrowed_weights import call_with, named_tensors
-from ..batches.observation import evaluating
+from ..batches.prediction import evaluating
 from .own_loss import first_head
 
 

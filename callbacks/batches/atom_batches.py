@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from ...batch import Role
-from .observation import Key, class_map, entry
+from .entries import Key, class_map, entry
 
 
 class LabelledPixels(NamedTuple):

@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .observation import evaluating
+from .prediction import evaluating
 
 SIDE = 64
 """Pixels a side of the image that a network is tried on."""

@@ -12,8 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from ...weights import load_weights, weights_digest
-from .fresh_start import stuck
-from .reset import reset_parameters
+from .reset import reset_parameters, stuck
 from .shared_memory import check_loads, overwrite
 
 INITIALISATION, ZEROS = "initialisation", "zeros"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
-from .fresh_start import stuck
+import torch
+from torch import Tensor, nn
+
+from .shared_memory import overwrite
 
 
 def reset_parameters(module: nn.Module) -> None:
@@ -41,3 +44,35 @@ def kept_buffers(module: nn.Module) -> list[str]:
         for name, buffer in module.named_buffers()
         if not name.endswith("num_batches_tracked") and (name not in persistent or not buffer.is_floating_point())
     ]
+
+
+def stuck(module: nn.Module, reset: Callable[[nn.Module], None]) -> list[str]:
+    """Names of parameters and buffers that a reset leaves as they are, in any element.
+
+    It is tried, not asked: all values are replaced by others, reset, looked at, and put back; integers twice, for a
+    reset may set the very value that replaced them.
+
+    Args:
+        module: the network; as it was afterwards.
+        reset: sets what it can of the module.
+    """
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    left: dict[str, int] = dict.fromkeys(tensors, 0)
+    with torch.no_grad(), torch.random.fork_rng({t.device.index for t in tensors.values() if t.is_cuda}):
+        try:
+            for value in (0, 1):
+                for tensor in tensors.values():
+                    tensor.fill_(torch.nan if _has_nan(tensor) else value)
+                reset(module)
+                for name, tensor in tensors.items():
+                    same = tensor.isnan() if _has_nan(tensor) else tensor == value
+                    left[name] += bool(same.any())
+        finally:
+            for name, tensor in tensors.items():
+                overwrite(tensor, before[name])
+    return [name for name, times in left.items() if times == 2]
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

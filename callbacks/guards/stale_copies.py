@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from ...weights import state_digest
-from .fresh_start import KNOWN, parts_of
+from .hidden_state import KNOWN, parts_of
 
 _FEWEST = 8
 """Numbers of a tensor, at least, for it to tell where it comes from."""

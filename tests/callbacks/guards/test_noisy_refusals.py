@@ -17,7 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from erode.callbacks import GradientClipping, OutputPerturbation
-from erode.callbacks.guards.fresh_start import check_known
+from erode.callbacks.guards.hidden_state import check_known
 from erode.callbacks.guards.refusals import check_communication, check_setup
 from erode.weights import save_weights
 

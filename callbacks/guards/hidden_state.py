@@ -1,79 +1,18 @@
-"""Nothing that was computed on the forget set may come back through a side door (theory §4)."""
+"""Values of a module that neither a reset nor noise nor the released file reaches (theory §4)."""
 
 from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from .refusals import check_communication
-from .shared_memory import overwrite
-from .writes import versions
-
-
-class Before(NamedTuple):
-    """Optimisers and schedulers that a run began with."""
-
-    optimizers: Sequence[Optimizer]
-    schedulers: Sequence[object]
-
-    @classmethod
-    def of(cls, trainer: Trainer) -> Before:
-        """Those that are in place now."""
-        return cls(list(trainer.optimizers), [config.scheduler for config in trainer.lr_scheduler_configs])
-
-
-def build_optimizers(trainer: Trainer, before: Before) -> None:
-    """Ask ``configure_optimizers`` anew: some optimisers copy the weights when they are made.
-
-    Args:
-        trainer: of the run.
-        before: what the run began with.
-
-    Raises:
-        MisconfigurationException: if it gives one that it gave before, or that has taken steps: its moments, or weights
-            that it copied, come from the forget set; or if it writes weights.
-    """
-    weights = list(trainer.lightning_module.parameters())
-    prepared = versions(weights)
-    trainer.strategy.setup_optimizers(trainer)
-    if versions(weights) != prepared:
-        raise MisconfigurationException(
-            "configure_optimizers writes the weights, such as those of a file, after they were reset or got their "
-            "noise; load trained weights before fit"
-        )
-    for optimizer in trainer.optimizers:
-        if any(optimizer is other for other in before.optimizers):
-            raise _used_before(optimizer)
-    check_unused(trainer)
-    for config in trainer.lr_scheduler_configs:
-        again = any(config.scheduler is other for other in before.schedulers)
-        if again and getattr(config.scheduler, "last_epoch", 0) > 0:
-            raise MisconfigurationException(
-                f"configure_optimizers gave a {type(config.scheduler).__name__} that was used before; build it anew "
-                "each time"
-            )
-
-
-def check_unused(trainer: Trainer) -> None:
-    """Refuse optimisers that remember something before the run.
-
-    State that counts no steps may be zeros, or copies of the weights as they are, as some make them at once.
-
-    Raises:
-        MisconfigurationException: naming one.
-    """
-    for optimizer in trainer.optimizers:
-        if any(_remembers(state, weight) for weight, state in optimizer.state.items()):
-            raise _used_before(optimizer)
 
 
 def check_known(trainer: Trainer, module: LightningModule, operator: str) -> None:
@@ -150,13 +89,6 @@ def check_saved_as_held(module: nn.Module) -> None:
             )
 
 
-def _used_before(optimizer: Optimizer) -> MisconfigurationException:
-    return MisconfigurationException(
-        f"configure_optimizers gave a {type(optimizer).__name__} that was used before; what it remembers may come from "
-        "the forget set; build it anew each time"
-    )
-
-
 KNOWN = ("_modules", "_parameters", "_buffers", "_hparams_initial", "_trainer", "_fabric")
 """Attributes of modules that are looked at otherwise, belong to the run, or are copied each time they are read."""
 
@@ -191,47 +123,3 @@ def parts_of(value: Any) -> Iterable[Any]:
         return (value.__self__,)
     theirs = type(value).__module__.partition(".")[0] in {"builtins", "lightning", "torch", "torchmetrics"}
     return () if theirs else getattr(value, "__dict__", {}).values()
-
-
-def _remembers(state: Any, weight: Tensor) -> bool:
-    """Whether the state of a weight is of steps that were taken."""
-    if isinstance(state, Mapping) and isinstance(step := state.get("step"), (int, float, Tensor)):
-        return float(step) > 0
-    values = list(state.values()) if isinstance(state, Mapping) else [state]
-    return any(
-        bool(value.any()) and not (value.shape == weight.shape and torch.equal(value, weight.to(value)))
-        for value in values
-        if isinstance(value, Tensor)
-    )
-
-
-def stuck(module: nn.Module, reset: Callable[[nn.Module], None]) -> list[str]:
-    """Names of parameters and buffers that a reset leaves as they are, in any element.
-
-    It is tried, not asked: all values are replaced by others, reset, looked at, and put back; integers twice, for a
-    reset may set the very value that replaced them.
-
-    Args:
-        module: the network; as it was afterwards.
-        reset: sets what it can of the module.
-    """
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    left: dict[str, int] = dict.fromkeys(tensors, 0)
-    with torch.no_grad(), torch.random.fork_rng({t.device.index for t in tensors.values() if t.is_cuda}):
-        try:
-            for value in (0, 1):
-                for tensor in tensors.values():
-                    tensor.fill_(torch.nan if _has_nan(tensor) else value)
-                reset(module)
-                for name, tensor in tensors.items():
-                    same = tensor.isnan() if _has_nan(tensor) else tensor == value
-                    left[name] += bool(same.any())
-        finally:
-            for name, tensor in tensors.items():
-                overwrite(tensor, before[name])
-    return [name for name, times in left.items() if times == 2]
-
-
-def _has_nan(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from two_loaders import KEYS, TheirModule, trainer_for
 
 from erode.callbacks import FineTune, GradientClipping, NegGradPlus, Retrain
-from erode.callbacks.guards.fresh_start import stuck
-from erode.callbacks.guards.reset import reset_parameters
+from erode.callbacks.guards.reset import reset_parameters, stuck
 
 
 class Keeps(Module):
