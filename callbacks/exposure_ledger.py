@@ -17,6 +17,7 @@ from ..weights import state_digest
 from .bases.operator import operators_of
 from .batches.atoms import AtomReader, ServedAtoms, source_of
 from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
+from .guards.earlier_fits import check_first_fit
 from .guards.hidden_state import check_known
 from .guards.optimizers import check_unused
 from .guards.refusals import refuse_memories
@@ -92,6 +93,7 @@ class ExposureLedger(Callback):
         assert self._start is not None
         if not self._start.exposure.unknown and trainer.ckpt_path is None:
             check_known(trainer, pl_module, f"ExposureLedger('{self.history}')")
+            check_first_fit(trainer, f"ExposureLedger('{self.history}')")
             refuse_memories(callbacks_of(trainer), before=self)
             check_unused(trainer)
         folder = self.folder or run_folder(trainer)

@@ -141,7 +141,7 @@ def automatic_steps(
         T >= 1.
 
     Raises:
-        ValueError: if there is no such number: the noise falls for ever (``γλΔ >= s``), or nothing moves (s = 0).
+        ValueError: if there is no such number: the noise falls for ever (``γλΔ >= s``), or nothing moves.
 
     Source:
         Stationary point of ``σμ`` in theory §4.
@@ -150,6 +150,11 @@ def automatic_steps(
         >>> automatic_steps(reference="anchor", radius=1.0, clip_norm=1.0, learning_rate=0.1, weight_decay=0.0)
         5
     """
+    if not (radius > 0 and clip_norm > 0 and learning_rate > 0):
+        raise ValueError(
+            "steps='auto' needs radius, clip_norm and learning_rate above 0, got "
+            f"{radius}, {clip_norm} and {learning_rate}: else there is nothing to balance; give a number of steps"
+        )
     distance, shift = initial_distance(reference, radius), gradient_shift(reference, clip_norm, learning_rate)
     decay = learning_rate * weight_decay
     if decay * distance >= shift:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from ..accounting import Reference, contraction_steps
+from ..accounting.checks import check_non_negative
 from ..certificates import Target
 from ..mechanisms import ModelClippingMechanism
 from ..operator_card import OperatorCard
@@ -89,8 +90,7 @@ class ModelClipping(NoisyPhase):
         seed: int | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        if learning_rate < 0 or weight_decay < 0:
-            raise ValueError(f"learning_rate and weight_decay must be >= 0, got {learning_rate} and {weight_decay}")
+        check_non_negative(learning_rate=learning_rate, weight_decay=weight_decay)
         self.epsilon = epsilon
         self.delta = delta
         self.radius = radius

@@ -271,11 +271,12 @@ class NoisyPhase(CertifiedOperator, base=True):
         self.mechanism.at(self._taken).account_step(self._account)
         self._taken += 1
 
-    def optimizer(self, weights: Sequence[nn.Parameter], anchor: Vector) -> NoisySGD:
+    def optimizer(self, weights: Sequence[nn.Parameter], anchor: Vector, beside: Sequence[nn.Parameter]) -> NoisySGD:
         """That of the certified steps."""
         return NoisySGD(
-            weights, anchor, self.update, self.draw, self.account_step, self.learning_rate, self._reach, self.alike
-        )
+            weights, anchor, self.update, self.draw, self.account_step, self.learning_rate, self._reach, self.alike,
+            beside,
+        )  # fmt: skip
 
     def _foretell(self, d: int) -> None:
         """Say what will be left of the trained weights; nothing that is said depends on them."""
@@ -293,7 +294,9 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._unexposed = UnexposedState(module, exposed)
         self._noise = KeyedNoise(shared_secret(trainer.strategy.broadcast, self.seed))
         theta_0 = [anchor.state[name] for name in exposed] if self.keeps_anchor else []
-        self._optimizer = self.optimizer(list(exposed.values()), theta_0)
+        noisy = {id(parameter) for parameter in exposed.values()}
+        beside = [parameter for parameter in module.parameters() if id(parameter) not in noisy]
+        self._optimizer = self.optimizer(list(exposed.values()), theta_0, beside)
         self._before = Before.of(trainer)
         replaced = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         replaced += [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
@@ -310,7 +313,8 @@ class NoisyPhase(CertifiedOperator, base=True):
         self._optimizer.settle()
         self._reset_statistics()  # those of the noisy phase follow weights that had little noise yet, or none
         self._unexposed.check(trainer.lightning_module)
-        check_registered(trainer.lightning_module, type(self).__name__)  # copied since, of weights without all noise
+        # Copied since, of weights without all noise.
+        check_registered(trainer, trainer.lightning_module, type(self).__name__)
         check_ranks_agree(trainer, [p for group in self._optimizer.param_groups for p in group["params"]])
         if self.shrink:
             self._shrink(trainer.lightning_module)

@@ -19,6 +19,7 @@ from ...lightning_state import callbacks_of, datamodule_of, run_folder, runs_fas
 from ...masks import View
 from ...weights import weights_digest
 from ..batches.served import split_of
+from ..guards.earlier_fits import check_first_fit
 from ..guards.forget_guard import ForgetGuard
 from ..guards.hidden_state import check_known, check_saved_as_held
 from ..guards.prepared_weights import PreparedWeights
@@ -112,6 +113,8 @@ class UnlearningOperator(OperatorSlots, base=True):
         self._standing = Standing(self._promises)
         self._saved_weights = None
         self._batches_before = 0
+        if self._promises and trainer.ckpt_path is not None:  # the module holds them until the checkpoint is loaded
+            self._prepared.note_original(pl_module)
         self._guard = ForgetGuard(self)
         data = datamodule_of(trainer)
         if hasattr(data, "serve"):
@@ -145,6 +148,8 @@ class UnlearningOperator(OperatorSlots, base=True):
         check_loop(pl_module, type(self).__name__)
         if self._promises:
             check_known(trainer, pl_module, type(self).__name__)
+            if not self._resumed:
+                check_first_fit(trainer, type(self).__name__)
         self.check_module(pl_module)
         self.check(trainer, pl_module)
         check_averaging(callbacks_of(trainer), self)

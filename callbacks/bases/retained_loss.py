@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +33,7 @@ class RetainedLoss:
         check: called with each batch before its use, to refuse it.
 
     Raises:
-        MisconfigurationException: if the training data do not come from one loader.
+        MisconfigurationException: if the training data do not come from one loader that ends.
     """
 
     def __init__(
@@ -45,6 +47,11 @@ class RetainedLoss:
             raise MisconfigurationException(
                 f"CNS needs one DataLoader of retained data, got {type(trainer.train_dataloader).__name__}: it reads "
                 "all batches before the first step, several times over; give fit a single DataLoader"
+            )
+        if math.isinf(trainer.num_training_batches):
+            raise MisconfigurationException(
+                "CNS reads all retained data before the first step, and this loader does not say where they end; give "
+                "its data set a length, or Trainer(limit_train_batches=N)"
             )
         self._trainer = trainer
         self._module = module
@@ -110,7 +117,8 @@ class RetainedLoss:
         return loss
 
     def _batches(self) -> Iterator[Any]:
-        for index, batch in enumerate(self._trainer.train_dataloader):  # type: ignore[arg-type]  # checked above
+        loader: Any = self._trainer.train_dataloader  # checked above
+        for index, batch in enumerate(itertools.islice(loader, int(self._trainer.num_training_batches))):
             self._check(batch, index)
             converted = self._trainer.precision_plugin.convert_input(batch)
             converted = self._module._on_before_batch_transfer(converted, dataloader_idx=0)

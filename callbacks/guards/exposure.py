@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...weights import load_weights, weights_digest
 from .reset import reset_parameters, stuck
-from .shared_memory import check_loads, overwrite
+from .shared_memory import check_loads, overlapping, overwrite
 
 INITIALISATION, ZEROS = "initialisation", "zeros"
 """Anchors that need no file."""
@@ -27,8 +27,8 @@ def exposed_parameters(module: nn.Module, patterns: Sequence[str] | None) -> dic
         patterns: shell patterns of names, of a shared one any of its names; None = all that require a gradient.
 
     Raises:
-        MisconfigurationException: if a pattern fits no parameter, nothing is exposed, or one is complex or of low
-            precision.
+        MisconfigurationException: if a pattern fits no parameter, nothing is exposed, one is complex or of low
+            precision, or two stand in the same memory.
 
     Example:
         >>> list(exposed_parameters(nn.Linear(2, 1), ["w*"]))
@@ -53,6 +53,11 @@ def exposed_parameters(module: nn.Module, patterns: Sequence[str] | None) -> dic
             f"{numbers[0]} is complex, and the noise is drawn for real numbers; let the layer hold real and imaginary "
             "parts as one real parameter (torch.view_as_complex(weight) in forward, torch.view_as_real(weight) to "
             "convert trained ones), or retrain with Retrain"
+        )
+    if twice := overlapping(exposed):
+        raise MisconfigurationException(
+            f"{twice[0]} and {twice[1]} are two parameters in the same memory, which would get two noises or one; "
+            "share the parameter itself (decoder.weight = encoder.weight)"
         )
     low = [name for name, parameter in exposed.items() if parameter.dtype not in (torch.float32, torch.float64)]
     if low:

@@ -6,13 +6,17 @@ import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
 
-from .refusals import check_communication
+from ...lightning_state import callbacks_of, datamodule_of
+from .refusals import KEEP_WEIGHTS, check_communication
 
 
 def check_known(trainer: Trainer, module: LightningModule, operator: str) -> None:
@@ -46,7 +50,8 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
                 f"a {type(optimizer).__name__} trains a parameter that the module does not know, so {operator} cannot "
                 "reach it; register its layer (as an attribute, or in a ModuleList)"
             )
-    check_registered(module, operator)
+    check_registered(trainer, module, operator)
+    check_optimizers_known(trainer, module, operator)
     for name, layer in module.named_modules():
         if type(layer).get_extra_state is not nn.Module.get_extra_state:
             raise MisconfigurationException(
@@ -55,18 +60,42 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
             )
 
 
-def check_registered(module: nn.Module, operator: str) -> None:
-    """Refuse networks that the module does not know, in plain attributes, at any time before or in a noisy phase.
+def check_registered(trainer: Trainer, module: nn.Module, operator: str) -> None:
+    """Refuse networks that the module does not know, at any time before or in a noisy phase.
+
+    They may stand in plain attributes of the module and its layers, of the DataModule, or of callbacks.
 
     Raises:
         MisconfigurationException: naming the first.
     """
-    for place, hidden in _unregistered(module):
+    for place, hidden in _unregistered(trainer, module):
         raise MisconfigurationException(
             f"{place} holds a {type(hidden).__name__} that the module does not know, such as a teacher: it may have "
-            f"learnt the forget set, and {operator} cannot reach it; make it an attribute of its own (and give an "
+            f"learnt the forget set, and {operator} cannot reach it; make it an attribute of the module (and give an "
             "anchor that holds its weights, if it has to keep them), or take it out"
         )
+    for name, layer in module.named_modules():
+        if _holds_constants(layer):
+            raise MisconfigurationException(
+                f"{name or 'the module'} is a frozen TorchScript module, whose weights are constants that {operator} "
+                "can neither reset nor look at; keep it as a torch.nn.Module with parameters, or take it out"
+            )
+
+
+def check_optimizers_known(trainer: Trainer, module: nn.Module, operator: str) -> None:
+    """Refuse optimisers that remember steps and that Lightning does not know, in plain attributes of a module.
+
+    Raises:
+        MisconfigurationException: naming the first.
+    """
+    known = {id(optimizer) for optimizer in trainer.optimizers}
+    for place, value in _attributes(module):
+        for optimizer in found_in(value, Optimizer):
+            if id(optimizer) not in known and optimizer.state:
+                raise MisconfigurationException(
+                    f"{place} holds a {type(optimizer).__name__} that has taken steps: what it remembers may come from "
+                    f"the forget set, and {operator} cannot reach it; make it in configure_optimizers, anew each time"
+                )
 
 
 def check_saved_as_held(module: nn.Module) -> None:
@@ -89,26 +118,79 @@ def check_saved_as_held(module: nn.Module) -> None:
             )
 
 
-KNOWN = ("_modules", "_parameters", "_buffers", "_hparams_initial", "_trainer", "_fabric")
+Found = TypeVar("Found")
+
+KNOWN = ("_modules", "_parameters", "_buffers", "_hparams_initial", "trainer", "_trainer", "_fabric")
 """Attributes of modules that are looked at otherwise, belong to the run, or are copied each time they are read."""
 
 
-def _unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Networks with parameters in plain attributes, and where they are."""
-    own = {id(parameter) for parameter in module.parameters()}
-    for name, layer in module.named_modules():
-        for key, value in vars(layer).items():
-            for inner in () if key in KNOWN else _networks_in(value):
-                if any(id(parameter) not in own for parameter in inner.parameters()):
-                    yield f"{name}.{key}" if name else key, inner
+FEWEST = 8
+"""Numbers of a tensor, at least, for it to tell where it comes from."""
 
 
-def _networks_in(value: Any, depth: int = 3) -> Iterator[nn.Module]:
-    if isinstance(value, nn.Module):
+def places(trainer: Trainer, module: nn.Module, known: tuple[type, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Plain attributes of a module and its layers, of the DataModule, and of callbacks of others.
+
+    Callbacks of ours that keep weights, as the gallery does, only show what became of them.
+
+    Args:
+        trainer: of the run.
+        module: that is unlearned.
+        known: kinds of callbacks that are left out.
+    """
+    yield from _attributes(module)
+    others = [one for one in callbacks_of(trainer) if not _is_ours(one) and not isinstance(one, known)]
+    for owner in (datamodule_of(trainer), *others):
+        if owner is not None:
+            own = (entry for entry in vars(owner).items() if entry[0] not in KNOWN)
+            yield from ((f"{type(owner).__name__}.{key}", value) for key, value in own)
+
+
+def _is_ours(callback: Callback) -> bool:
+    return type(callback).__module__.startswith(f"{__name__.partition('.')[0]}.")
+
+
+def found_in(value: Any, kind: type[Found], depth: int = 3) -> Iterator[Found]:
+    """Objects of a kind, in as many containers and objects within each other."""
+    if isinstance(value, kind):
         yield value
     elif depth:
         for part in parts_of(value):
-            yield from _networks_in(part, depth - 1)
+            yield from found_in(part, kind, depth - 1)
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, layer in module.named_modules():
+        prefix = f"{name}." if name else ""
+        yield from ((prefix + key, value) for key, value in vars(layer).items() if key not in KNOWN)
+
+
+def _unregistered(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Networks with weights that are none of the module's, and where they are."""
+    own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    for place, value in places(trainer, module, known=tuple(KEEP_WEIGHTS)):  # those have rules of their own
+        for inner in found_in(value, nn.Module):
+            if _holds_constants(inner) or any(id(weight) not in own for weight in _weights_of(inner)):
+                yield place, inner
+
+
+def _weights_of(network: nn.Module) -> Iterator[Tensor]:
+    """What a network may have learnt; a few numbers, and the states of metrics, are none of it."""
+    yield from network.parameters()
+    for layer in () if isinstance(network, Metric) else network.modules():
+        yield from (b for b in layer.buffers(recurse=False) if b.is_floating_point() and b.numel() >= FEWEST)
+
+
+def _holds_constants(layer: nn.Module) -> bool:
+    """Whether a TorchScript module keeps tensors in its code, as ``torch.jit.freeze`` does."""
+    if not isinstance(layer, torch.jit.ScriptModule):
+        return False
+    if not hasattr(layer, "forward"):  # a list of layers
+        return False
+    graph = layer.inlined_graph  # its nodes live as long as it does
+    constants = graph.findAllNodes("prim::Constant")  # type: ignore[attr-defined]  # torch declares it nowhere
+    values = (node.t("value") for node in constants if node.hasAttribute("value") and node.kindOf("value") == "t")
+    return any(value.numel() >= FEWEST for value in values)
 
 
 def parts_of(value: Any) -> Iterable[Any]:

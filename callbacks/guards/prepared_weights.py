@@ -8,7 +8,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ...lightning_state import callbacks_of
 from .stale_copies import FromBefore, digest_of_tensor
 from .unsaved_buffers import UnsavedBuffers
 from .writes import Writes
@@ -47,7 +46,7 @@ class PreparedWeights:
         """
         self._from_before.note(exposed)
         self._from_before.excuse(anchor.values())
-        self._from_before.check_kept(module, callbacks_of(trainer))
+        self._from_before.check_kept(trainer, module)
 
     def note(self, trainer: Trainer, module: LightningModule, renewed: Collection[str] = ()) -> None:
         """Note the parameters that training has to start from, and the optimisers that may write them.
@@ -64,7 +63,7 @@ class PreparedWeights:
         """
         self._left = parameters_digest(module)
         self._from_before.settle(self._left.values())
-        self._from_before.check_kept(module, callbacks_of(trainer))
+        self._from_before.check_kept(trainer, module)
         self._unsaved.note(module, renewed)
         self._batches = 0
         self._writes.stop()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from ...weights import state_digest
-from .hidden_state import KNOWN, parts_of
-
-_FEWEST = 8
-"""Numbers of a tensor, at least, for it to tell where it comes from."""
-
-_DEPTH = 3
-"""Containers and objects within each other that are looked into."""
+from .hidden_state import FEWEST, found_in, places
 
 
 class FromBefore:
@@ -38,7 +33,7 @@ class FromBefore:
     def note(self, weights: Mapping[str, Tensor]) -> None:
         """Weights, by name, that have to go."""
         for name, weight in weights.items():
-            if weight.numel() >= _FEWEST and bool((weight != weight.flatten()[0]).any()):
+            if weight.numel() >= FEWEST and bool((weight != weight.flatten()[0]).any()):
                 self._names[digest_of_tensor(weight)] = name
                 self._kinds.add(_kind(weight))
 
@@ -56,15 +51,16 @@ class FromBefore:
         """Whether a tensor is one that had to go."""
         return self._name_of(tensor) is not None
 
-    def check_kept(self, module: nn.Module, callbacks: Iterable[Callback]) -> None:
-        """Refuse copies in attributes of a module and its layers, its buffers, and attributes of callbacks.
+    def check_kept(self, trainer: Trainer, module: nn.Module) -> None:
+        """Refuse copies in buffers, and in attributes of a module and its layers, the DataModule, and callbacks.
 
         Raises:
             MisconfigurationException: naming the first.
         """
         own = {parameter.data_ptr() for parameter in module.parameters()}
-        for place, value in _places(module, callbacks) if self._names else ():
-            for tensor in _tensors_in(value, _DEPTH):
+        everywhere = itertools.chain(places(trainer, module), module.named_buffers()) if self._names else ()
+        for place, value in everywhere:
+            for tensor in _tensors_in(value):
                 name = self._name_of(tensor)
                 if name is not None and tensor.data_ptr() not in own:
                     raise MisconfigurationException(
@@ -94,22 +90,7 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.dtype, tuple(tensor.shape), tensor.layout
 
 
-def _places(module: nn.Module, callbacks: Iterable[Callback]) -> Iterator[tuple[str, Any]]:
-    for name, layer in module.named_modules():
-        prefix = f"{name}." if name else ""
-        yield from ((prefix + key, value) for key, value in vars(layer).items() if key not in KNOWN)
-    yield from module.named_buffers()
-    for callback in callbacks:
-        if type(callback).__module__.startswith(f"{__name__.partition('.')[0]}."):
-            continue  # ours: those that keep such weights, as the gallery does, only show what became of them
-        yield from ((f"{type(callback).__name__}.{key}", value) for key, value in vars(callback).items())
-
-
-def _tensors_in(value: Any, depth: int) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, nn.Module):
-        yield from value.parameters()
-    elif depth:
-        for part in parts_of(value):
-            yield from _tensors_in(part, depth - 1)
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    yield from found_in(value, Tensor)
+    for network in found_in(value, nn.Module):
+        yield from network.parameters()

@@ -59,7 +59,7 @@ class Writes:
         self._optimizers = list(optimizers)
         self._weights = list(trainer.lightning_module.parameters())
         self._by_hand = not trainer.lightning_module.automatic_optimization
-        self._handles = [optimizer.register_step_post_hook(self._stepped) for optimizer in optimizers]
+        self._handles = [self._told_of_steps(optimizer) for optimizer in optimizers]
         self._versions = versions(self._weights)
 
     def before_step(self) -> None:
@@ -108,6 +108,16 @@ class Writes:
             reached = weight.grad is not None and not self._by_hand
             if weight.requires_grad and (reached or id(weight) in owned):
                 self._trained.add(id(weight))
+
+    def _told_of_steps(self, optimizer: Optimizer) -> Any:
+        try:
+            return optimizer.register_step_post_hook(self._stepped)
+        except AttributeError as error:  # some that wrap another
+            name = type(optimizer).__name__
+            raise MisconfigurationException(
+                f"{name} does not call Optimizer.__init__, so {self._operator} cannot tell its steps from what else "
+                f"writes weights; let it call super().__init__(), or use the optimiser inside of it alone"
+            ) from error
 
     def _stepped(self, *_: Any) -> None:
         self._versions, self._looked = versions(self._weights), False

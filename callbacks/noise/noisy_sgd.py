@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class NoisySGD(Optimizer):
         account: called after each step.
         learning_rate: shown to those who log it.
         reach: norm that the weights cannot exceed, from which it follows what rounding can do to them.
+        beside: other parameters of the module, which get no noise and take no step; their gradients go too.
         alike: that all steps are the same operations with the same constants, and nothing but launches on a CUDA
             device, so that they may be replayed there.
 
@@ -78,9 +79,11 @@ class NoisySGD(Optimizer):
         learning_rate: float = 0.0,
         reach: float = math.inf,
         alike: bool = False,
+        beside: Iterable[Parameter] = (),
     ) -> None:
         super().__init__(parameters, {"lr": learning_rate})
         self._weights = list(parameters)
+        self._beside = list(beside)
         self._anchor = anchor
         self._update = update
         self._noise = noise
@@ -148,7 +151,7 @@ class NoisySGD(Optimizer):
         return flat
 
     def _let_go(self) -> None:
-        for parameter in self._weights:
+        for parameter in (*self._weights, *self._beside):
             parameter.grad = None
 
     def _look(self) -> None:

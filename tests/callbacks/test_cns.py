@@ -1,5 +1,6 @@
 """CNS in real fits: the step is Newton's, it ends in the ball, it is certified by the diameter, processes agree."""
 
+import itertools
 import json
 import sys
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from erode.callbacks import CNS
 from erode.callbacks.bases.retained_loss import RetainedLoss
@@ -220,6 +221,22 @@ def test_data_of_another_kind_than_one_loader_are_refused(kind, tmp_path):
     record = json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())
     assert record["completed"] is False
     assert not (tmp_path / "unlearned" / "weights.safetensors").exists()
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return itertools.cycle(dataset())
+
+
+def test_data_without_end_are_refused_and_a_limit_is_kept(tmp_path):
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    for folder, limit in (("refused", {}), ("limited", {"limit_train_batches": 4})):
+        trainer = pl.Trainer(max_steps=1, callbacks=[CNS()], default_root_dir=tmp_path / folder, **quiet, **limit)
+        refused = pytest.raises(MisconfigurationException, match="does not say where they end")
+        with nullcontext() if limit else refused:
+            trainer.fit(Module(), DataLoader(Endless(), batch_size=8))
+    assert not (tmp_path / "refused" / "unlearned" / "weights.safetensors").exists()
+    verify(tmp_path / "limited" / "unlearned")
 
 
 @pytest.mark.parametrize(

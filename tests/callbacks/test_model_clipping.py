@@ -1,9 +1,12 @@
 """Model clipping: steps, σ and ε determine each other."""
 
+import math
+
 import pytest
 from noisy_runs import Module, fit, network
 
 from erode.callbacks import GradientClipping, ModelClipping
+from erode.weights import save_weights
 
 
 @pytest.mark.parametrize(("ratio", "steps"), [(0.2, 1), (2.0, 6), (2.5, 9), (3.9, 36)])
@@ -24,6 +27,7 @@ def test_more_steps_need_less_noise_but_not_against_pure_noise():
     "wrong",
     [
         {"steps": "auto"}, {"steps": "auto", "epsilon": None, "sigma": 1.0}, {"learning_rate": -1.0},
+        {"learning_rate": math.inf}, {"weight_decay": math.nan}, {"steps": 2.0}, {"delta": 1e-320}, {"epsilon": True},
         {"steps": "auto", "sigma": 1.0, "reference": "noise"}, {"radius": 0.0}, {"sigma": 1.0},
     ],
 )  # fmt: skip
@@ -64,8 +68,13 @@ class Piling(Module):
         self.left.append(any(p.grad is not None and bool(p.grad.any()) for p in self.parameters()))
 
 
-def test_no_gradient_of_the_start_goes_on_past_a_projection(tmp_path):
+@pytest.mark.parametrize("exposed", [None, ["network.2.*"]], ids=["all", "head"])
+def test_no_gradient_of_the_start_goes_on_past_a_projection(exposed, tmp_path):
+    """Nor one of a parameter that gets no noise: a hook may scale gradients by the norm of all."""
     module = Piling()
-    fit(module, tmp_path, ModelClipping(steps=4))
+    other = Piling()
+    other.network[0].load_state_dict(module.network[0].state_dict())
+    anchor = save_weights(other, tmp_path / "anchor.safetensors")
+    fit(module, tmp_path, ModelClipping(steps=4, exposed=exposed, anchor=anchor))
     assert module.left[:5] == [False] * 5
     assert any(module.left[5:])

@@ -300,14 +300,6 @@ def test_a_late_error_leaves_the_release_as_it_is(tmp_path):
     assert json.loads((tmp_path / "unlearned" / "unlearning.json").read_text())["completed"] is True
 
 
-def test_steps_are_those_of_the_run(tmp_path):
-    trainer = fit(Module(), tmp_path / "first")
-    trainer.callbacks.append(Retrain(folder=tmp_path / "second"))
-    trainer.fit_loop.epoch_loop.max_steps = 7
-    trainer.fit(Module(), batches())
-    assert json.loads((tmp_path / "second" / "unlearning.json").read_text())["steps"] == 3
-
-
 # What would bring the original weights back, or hide what is trained on ------------------------------------------
 
 

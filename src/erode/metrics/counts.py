@@ -64,7 +64,7 @@ def check_flags(flags: Tensor, images: Tensor) -> None:
     if not known or flags.shape != images.shape[:1]:
         raise ValueError(
             f"flags must be {UNKNOWN_FLAG}, 0 or 1 for each of {len(images)} images, got shape {list(flags.shape)} and "
-            f"values {flags.unique().tolist()}"
+            f"values {sorted(set(flags.flatten().tolist()))}"
         )
 
 

@@ -121,3 +121,15 @@ def test_a_frozen_base_is_told_which_anchor_it_needs():
     module[0].requires_grad_(False)
     with pytest.raises(MisconfigurationException, match=r"such as the base of LoRA, that is a file .* pretrained"):
         check_unexposed(module, list(exposed_parameters(module, None).values()), anchor_of(module, "zeros", 0).state)
+
+
+def test_two_parameters_in_one_place_are_refused():
+    """One of two noises could be lost, or both count."""
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    module[1].weight.data = module[0].weight.data
+    with pytest.raises(MisconfigurationException, match=r"0\.weight and 1\.weight are two parameters in the same"):
+        exposed_parameters(module, None)
+    module[1].weight = module[0].weight  # the parameter itself
+    assert list(exposed_parameters(module, None)) == ["0.weight", "0.bias", "1.bias"]
+    lstm = nn.LSTM(2, 3)
+    assert len(exposed_parameters(lstm, None)) == 4

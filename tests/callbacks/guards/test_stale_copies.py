@@ -95,7 +95,7 @@ class Keeper(pl.Callback):
 
 @promises
 def test_a_callback_that_keeps_them_is_refused(make, tmp_path):
-    with pytest.raises(MisconfigurationException, match=r"Keeper\.model keeps a copy of"):
+    with pytest.raises(MisconfigurationException, match=r"Keeper\.model holds a Sequential that the module"):
         fit(Module(), tmp_path, Keeper(), make())
 
 
