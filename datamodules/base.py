@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
 from ..masks import Coarsening, DiskDilation, ForgetSplit, PositionPrior, View
@@ -21,7 +22,7 @@ from .files.contents import digest_of_cases
 from .files.validation import validate_cases
 from .loading import forget_sampler, loader, training_sampler
 from .overlay import OVERLAY_FLAG, Overlay
-from .parts.splitting import make_split, only_coarse, read_split
+from .parts.splitting import labels_in_words, make_split, only_coarse, read_split
 from .randomness import random_parts
 
 
@@ -32,7 +33,7 @@ class MaskDataModule(LightningDataModule, ABC):
     one) and :attr:`class_names`. Batches follow :mod:`erode.batch`. ``Case.flags`` holds artefact flags only.
 
     Args:
-        coarsening: makes the coarse masks of cases that bring none.
+        coarsening: makes the coarse masks of cases that bring none; None = a disk of half-width 8 pixels.
         view: labels that training sees: ``coarse`` (all images coarse: the model to unlearn from), ``fine``
             (all images fine: the oracle), ``fine_subset`` (only the finely annotated images), ``retain``
             (the retain view, theory §2).
@@ -271,9 +272,10 @@ class MaskDataModule(LightningDataModule, ABC):
             self.validate_data = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw or read the split; nothing is read from images yet."""
+        """Draw or read the split, and say how coarse masks come about; nothing is read from images yet."""
         if stage in (None, "fit"):
-            _ = self.split
+            said = labels_in_words(self.part("train"), self.split, self.coarsening)
+            rank_zero_info(f"{type(self).__name__}: {said}")
 
     def train_dataloader(self) -> DataLoader[Item] | dict[str, DataLoader[Item]]:
         """Shuffled batches under the current view; the last incomplete batch is dropped, as a rule."""

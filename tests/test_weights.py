@@ -60,13 +60,17 @@ def test_another_architecture_is_named(tmp_path):
 def test_broken_files_are_named(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name} cannot be read as weights"):
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as weights") as refused:
         load_weights(network(), path)
+    assert "weights_only" not in str(refused.value)  # torch advises to turn it off, which may run code
 
 
-def test_absent_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at"):
+def test_absent_files_and_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weights at .* give the released"):
         load_weights(network(), tmp_path / "none.safetensors")
+    inside = save_weights(network(), tmp_path / "unlearned" / "weights.safetensors")
+    with pytest.raises(FileNotFoundError, match=f"give {inside}"):
+        load_weights(network(), tmp_path)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):

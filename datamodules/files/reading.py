@@ -275,4 +275,5 @@ def _to_classes(path: Path, raw: NDArray[Any], values: Mapping[int, int] | None)
 
 
 def _some(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values[:6]) + (", ..." if len(values) > 6 else "")
+    shown = [f"0x{value:06X}" if isinstance(value, int) and value > 255 else f"{value:g}" for value in values[:6]]
+    return ", ".join(shown) + (", ..." if len(values) > 6 else "")

@@ -58,7 +58,7 @@ def validate_cases(
         )
     problems = [*_duplicates(cases), *_straddling_groups(cases)]
     shape: tuple[int, ...] | None = None
-    done = 0
+    done, drawn, with_foreground = 0, 0, 0
     for case in track(cases, description="Checking data", disable=not progress, transient=True):
         if len(problems) >= limit:
             break
@@ -72,6 +72,8 @@ def validate_cases(
             problems.append(str(error))
             continue
         problems += _array_problems(case, arrays, num_classes, single_class)
+        drawn += arrays.mask is not None
+        with_foreground += arrays.mask is not None and bool(arrays.mask.any())
         coarse_alone = arrays.mask is None and arrays.coarse is not None and case.part == "train"
         if coarse_alone and coarse_only is not None and case.id not in coarse_only:
             problems.append(
@@ -84,6 +86,11 @@ def validate_cases(
                 f"{_file(case, 'image')} has shape {list(arrays.image.shape)}, others have {list(shape)}: "
                 "set size, so that all images get one shape"
             )
+    if drawn and not with_foreground and not problems:
+        problems.append(
+            f"none of {drawn} fine masks has any foreground: give the folder of the masks, and mask_values where "
+            "classes have values of their own"
+        )
     if problems:
         raise DataError.of(problems, more=done < len(cases))
 

@@ -57,3 +57,18 @@ def make_split(
 def only_coarse(cases: Sequence[Case]) -> set[str]:
     """Cases of which files tell that there is a coarse mask alone."""
     return {case.id for case in cases if "coarse" in case.paths and "mask" not in case.paths}
+
+
+def labels_in_words(cases: Sequence[Case], split: ForgetSplit, coarsening: Coarsening) -> str:
+    """How many training images have fine masks, how many coarse ones, and where those come from.
+
+    Args:
+        cases: of training.
+        split: of these.
+        coarsening: makes the coarse masks of cases that bring none.
+    """
+    drawn = sum("coarse" in case.paths for case in cases if case.id in {*split.coarse})
+    derived = len(split.coarse) - drawn
+    whence = {"read from files": drawn, f"made of fine ones by {coarsening}": derived}
+    listed = ", ".join(f"{number} {how}" for how, number in whence.items() if number)
+    return f"{len(split.fine)} fine masks, {len(split.coarse)} coarse ones ({listed})"

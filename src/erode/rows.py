@@ -33,6 +33,24 @@ def check_once(**given: Sequence[Any]) -> None:
             raise ValueError(f"{what} has {twice[0]!r} more than once; name each once")
 
 
+def check_size(steps: int, seeds: Sequence[int]) -> None:
+    """Refuse an experiment that trains nothing.
+
+    Raises:
+        ValueError: naming what is missing.
+
+    Example:
+        >>> check_size(steps=0, seeds=[0])
+        Traceback (most recent call last):
+        ...
+        ValueError: steps must be at least 1, got 0
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not seeds:
+        raise ValueError("seeds are empty, so there is nothing to do; give at least one, such as '[0]'")
+
+
 def claim(out: Path, settings: Mapping[str, Any], what: str) -> None:
     """Write the settings into a new folder, or make sure that an old one belongs to the same experiment.
 

@@ -69,7 +69,9 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; give the released .safetensors or a .ckpt")
+        inside = [place / "weights.safetensors" for place in (path, path / "unlearned")]
+        which = next((str(file) for file in inside if file.is_file()), "the released .safetensors or a .ckpt")
+        raise FileNotFoundError(f"no weights at {path}; give {which}")
     state = read_state(path)
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -123,10 +125,11 @@ def read_content(path: Path, mapped: bool = False) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
+    except Exception as error:  # torch's own words advise to load what may run code
+        why = "" if path.suffix != ".safetensors" else f" ({error})"
         raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {error}); give a complete .safetensors file or "
-            "a checkpoint or state dict that torch.save wrote"
+            f"{path} cannot be read as weights{why}; give a complete .safetensors file, or a checkpoint or state dict "
+            "that torch.save wrote of tensors and plain values alone"
         ) from error
 
 

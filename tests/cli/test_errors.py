@@ -36,6 +36,7 @@ def test_what_it_does_not_know_it_names_and_what_is_near(argument, name, near, c
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert name in said
+    assert len(said.splitlines()) < 20  # all options of a Trainer would push it off the screen
     assert said.endswith(f"\ndid you mean {near}?\n") if near else "did you mean" not in said
     assert not Path("runs").exists()
 
@@ -61,10 +62,10 @@ def test_other_verbs_name_what_is_near_too(arguments, near, capsys):
     ("arguments", "message"),
     [
         (["--trainer.callbacks+=FineTune"], "give --init_from WEIGHTS"),
-        (["--init_from=WEIGHTS"], r"exactly one unlearning operator, found 0; add one, e\.g\. --trainer\.callbacks"),
+        (["--init_from=WEIGHTS"], r"exactly one unlearning operator, found none; add one, e\.g\. --trainer\.callbacks"),
         (
             ["--init_from=WEIGHTS", "--trainer.callbacks+=FineTune", "--trainer.callbacks+=Retrain"],
-            "exactly one unlearning operator, found 2",
+            "exactly one unlearning operator, found FineTune, Retrain; keep one",
         ),
     ],
 )
@@ -106,6 +107,11 @@ def test_fractions_without_two_sides_are_refused_before_training():
         with pytest.raises(ValueError, match="fine_fraction = "):
             main(["fit", *USUAL, f"--data.fine_fraction={fraction}"])
     assert not list(Path("runs").iterdir())  # the next run has the first number
+
+
+def test_without_a_step_a_fit_says_so():
+    with pytest.warns(UserWarning, match="no training step was taken"):
+        main(["fit", *USUAL, "--trainer.max_steps=0"])
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])

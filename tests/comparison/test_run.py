@@ -52,6 +52,21 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "copy")
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"seeds": []}, "seeds are empty"),
+        ({"epsilon": -1.0}, "gradient_clipping: epsilon = -1 asks for more than noise can give"),
+        ({"steps": 9}, "gradient_clipping takes 10 noisy steps, more than the 9 of a row; raise steps"),
+    ],
+)
+def test_what_no_row_could_be_is_refused_before_the_first(options, why, tmp_path):
+    with pytest.raises(ValueError, match=why):
+        run(tmp_path / "out", methods=["coarse", "gradient_clipping"], **options)
+    assert not (tmp_path / "out").exists()  # another try is no other comparison
+
+
 def test_every_row_stands_in_the_table_and_in_the_report(finished):
     out, printed = finished
     page = (out / "report.html").read_text()

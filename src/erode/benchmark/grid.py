@@ -17,7 +17,7 @@ from ..comparison import COLUMNS, Experiment, check_order, compare, settings_of
 from ..files import digest_of
 from ..object_settings import settings_of as plain
 from ..parsing import FreshParser
-from ..rows import check_once
+from ..rows import check_once, check_size
 from .tables import folder_of
 
 Config = dict[str, Any]
@@ -138,6 +138,7 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
             _arguments(config)
             check_order(cell.methods)
             check_once(methods=cell.methods, seeds=cell.seeds)
+            check_size(config.get("steps", 1), cell.seeds)
         except (ArgumentError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, {cell.name}: {error}") from error
         cells.append(cell)

@@ -119,6 +119,7 @@ def _read(path: Path) -> Content:
         else:
             content = parse_json(path.read_text(encoding="utf-8"))
     except Exception as error:
-        raise VerificationError("", f"{path} is no readable certificate: {error}") from error
+        which = "give certificate.json, unlearning.json, or the folder of the run"
+        raise VerificationError("", f"{path} is no readable certificate ({error}); {which}") from error
     require(isinstance(content, dict), "", f"{path} is no certificate")
     return dict(content)

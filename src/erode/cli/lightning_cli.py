@@ -46,10 +46,9 @@ class UnlearningTrainer(Trainer):
         """
         operators = operators_of(self)
         if len(operators) != 1:
-            raise MisconfigurationException(
-                f"unlearn needs exactly one unlearning operator, found {len(operators)}; "
-                "add one, e.g. --trainer.callbacks+=Retrain"
-            )
+            names = ", ".join(type(operator).__name__ for operator in operators)
+            remedy = f"found {names}; keep one" if names else "found none; add one, e.g. --trainer.callbacks+=Retrain"
+            raise MisconfigurationException(f"unlearn needs exactly one unlearning operator, {remedy}")
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
 
 
@@ -157,6 +156,8 @@ class ErodeCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Leave the weights and the split in the run folder, ready for ``unlearn``."""
+        if not self.trainer.global_step:
+            rank_zero_warn("no training step was taken, so the weights are those that the run began with")
         if self.trainer.is_global_zero and not runs_fast(self.trainer):
             folder = Path(self.trainer.default_root_dir)
             save_weights(self.model, folder / "weights.safetensors")

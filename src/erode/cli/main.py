@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -13,18 +14,20 @@ from functools import partial
 from typing import Any
 
 from .. import __path__ as folders
-from ..parsing import nearest
+from ..parsing import located, nearest
 from .verbs import VERBS, listing
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors are raised."""
     os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless asked to
-    arguments = list(sys.argv[1:] if args is None else args)
+    arguments = located(sys.argv[1:] if args is None else args)
     verb = arguments[0] if arguments else None
     if verb in VERBS:
         VERBS[verb].run(verb, arguments[1:])
     else:
+        if args is None:
+            sys.argv[1:] = arguments  # processes that a strategy launches read it too
         _run_lightning(None if args is None else arguments, verb)
 
 
@@ -34,15 +37,21 @@ def console() -> None:
     Exits with 143 when terminated, as a shell reports it.
     """
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     try:
         main()
     except _lightnings("SIGTERMException"):  # has no code: a script that goes on must not take it for success
         print("erode: terminated; what was finished is kept, and the same command goes on", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
-    except _for_people() as error:
-        if os.environ.get("ERODE_TRACEBACK") or _is_of_other_code(error):
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("erode."):
             raise
-        sys.exit(f"erode: {error}\n(ERODE_TRACEBACK=1 shows where)")
+        sys.exit(f"erode: {error.name} is newer than what is installed: run make, or pip install again")
+    except _for_people() as error:
+        cause = _said_first(error)
+        if os.environ.get("ERODE_TRACEBACK") or _is_of_other_code(cause):
+            raise
+        sys.exit(f"erode: {cause}\n(ERODE_TRACEBACK=1 shows where)")
 
 
 def _show_warning(
@@ -53,6 +62,11 @@ def _show_warning(
         print(f"erode: warning: {message}", file=sys.stderr)
     else:
         others(message, category, filename, *rest)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether Lightning says something of the run, and not of what else could be installed."""
+    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def _run_lightning(arguments: Sequence[str] | None, verb: str | None) -> None:
@@ -76,6 +90,18 @@ def _run_lightning(arguments: Sequence[str] | None, verb: str | None) -> None:
 def _for_people() -> tuple[type[BaseException], ...]:
     """Exceptions whose message says all that matters."""
     return (ValueError, OSError, *_lightnings("MisconfigurationException"))
+
+
+def _said_first(error: BaseException) -> BaseException:
+    """What a class refused, without what jsonargparse says of all the other types that a value might have had."""
+    while error.__cause__ is not None and _raised_in(error).startswith("jsonargparse"):
+        error = error.__cause__
+    return error
+
+
+def _raised_in(error: BaseException) -> str:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__")) if frames else ""
 
 
 def _is_of_other_code(error: BaseException) -> bool:

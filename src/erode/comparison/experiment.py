@@ -6,7 +6,7 @@ import functools
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,9 +50,10 @@ class Experiment:
         delta: δ of certified rows.
         validations: times that S_global and Dice are measured on the validation part on the way; 0 = never.
         wandb_group: group of the runs in Weights & Biases; None = they are not logged there.
+        methods: rows that will be asked for, to find out before the first what an operator refuses.
 
     Raises:
-        ValueError: if ``out`` holds rows of other settings.
+        ValueError: if ``out`` holds rows of other settings, or a row cannot be certified with these steps, ε and δ.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Experiment:
         delta: float = 1e-7,
         validations: int = 0,
         wandb_group: str | None = None,
+        methods: Sequence[MethodName] = (),
     ) -> None:
         self.data = data or SyntheticDermoscopy()
         self.data.prepare_data()  # names all files that cannot be used, before one of them is read
@@ -82,7 +84,21 @@ class Experiment:
         self.validations = validations
         self.wandb_group = wandb_group
         self.settings = settings_of(self.data, self.model, steps, evaluate_on, precision, epsilon, delta, validations)
+        self._check(methods)
         claim(out, self.settings, "comparison")
+
+    def _check(self, methods: Sequence[MethodName]) -> None:
+        """Make the operator of each row, before the first of them is trained."""
+        for name in methods:
+            method = METHODS[name]
+            if method.operator is None:
+                continue
+            try:
+                needed = getattr(method.operator(self._task(name, seed=0)), "optimizer_steps", 0)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            if needed > self._steps_of(method):
+                raise ValueError(f"{name} takes {needed} noisy steps, more than the {self.steps} of a row; raise steps")
 
     def row(self, name: MethodName, seed: int) -> Row:
         """What one method gave with one seed, computed if it was not before."""
@@ -112,7 +128,7 @@ class Experiment:
         module = self.module(name, seed)
         if method.start is not None:
             load_weights(module, self.weights(method.start, seed))
-        steps = max(1, round(self.steps * method.share))
+        steps = self._steps_of(method)
         callbacks: list[Callback] = []
         if method.first is not None:
             callbacks.append(self._learn_first(method, module, name, seed, self.steps - steps))
@@ -139,6 +155,9 @@ class Experiment:
             "device": trainer.strategy.root_device.type,
             "split": self.data.split.digest,
         }
+
+    def _steps_of(self, method: Method) -> int:
+        return max(1, round(self.steps * method.share))
 
     def _task(self, name: MethodName, seed: int) -> Task:
         start = METHODS[name].start

@@ -15,7 +15,7 @@ from ..lightning_modules import SegmentationModule
 from ..pictures import Sample, gallery_figure, save_figure
 from ..report import report
 from ..report.table import print_table
-from ..rows import check_once
+from ..rows import check_once, check_size
 from ..weights import load_weights
 from .experiment import Experiment, weights_of
 from .methods import DEFAULT_METHODS, METHODS, MethodName
@@ -70,12 +70,14 @@ def compare(
         wandb_group: group of the runs in Weights & Biases; None = they are not logged there.
 
     Raises:
-        ValueError: if ``out`` holds another comparison, a row lacks the one it starts from, or is named twice.
+        ValueError: if ``out`` holds another comparison, a row lacks the one it starts from, is named twice, or cannot
+            be certified with these steps, ε and δ.
     """
     check_once(seeds=seeds, methods=methods)
+    check_size(steps, seeds)
     check_order(methods, [name for name in METHODS if all(weights_of(out, name, seed).exists() for seed in seeds)])
     experiment = Experiment(
-        data, model, out, steps, evaluate_on, accelerator, precision, epsilon, delta, validations, wandb_group
+        data, model, out, steps, evaluate_on, accelerator, precision, epsilon, delta, validations, wandb_group, methods
     )
     rows = [experiment.row(name, seed) for seed in seeds for name in methods]
     write_json(out / "comparison.json", {"settings": experiment.settings, "columns": COLUMNS, "rows": rows})

@@ -7,9 +7,12 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from jsonargparse import ArgumentParser
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 ROOMS = ("callbacks", "datamodules", "lightning_modules", "masks", "objectives")
 """Of ours, where classes stand that people name."""
@@ -21,6 +24,9 @@ _GIVEN = r"(?P<given>[\w.-]+)"
 
 class HintingParser(ArgumentParser):
     """A parser whose errors end with the nearest name that it knows, if one is near."""
+
+    def print_usage(self, file: SupportsWrite[str] | None = None) -> None:
+        """Nothing: all options of a Trainer would push what is wrong off the screen; a tip below names ``--help``."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and what may have been meant, and exit with 2."""

@@ -148,6 +148,9 @@ def test_wrong_masks_are_named_with_a_remedy(tmp_path, save):
         read_mask(path)
     with pytest.raises(DataError, match=r"a\.png holds the values 7, .* add them"):
         read_mask(path, values={0: 0, 1: 1})
+    Image.fromarray(np.array([[[0, 0, 0], [255, 0, 1], [255] * 3]], np.uint8)).save(tmp_path / "colours.png")
+    with pytest.raises(DataError, match=r"colours\.png holds the values 0, 0xFF0001, 0xFFFFFF, "):
+        read_mask(tmp_path / "colours.png")
     with pytest.raises(DataError, match=r"a\.png has shape \[1, 3\], but its image has \[1, 4\]: export"):
         read_mask(path, image_shape=(1, 4))
 

@@ -75,6 +75,12 @@ def test_wrong_pixels_are_named_with_a_remedy(change, fields, file, remedy):
     assert remedy in message
 
 
+def test_masks_without_any_foreground_are_no_masks():
+    blank = Arrays(np.zeros((1, 4, 4), np.float32), mask=BLANK)
+    said = problems([case("a"), case("b")], blank)
+    assert "none of 2 fine masks has any foreground: give the folder of the masks" in said
+
+
 def test_two_classes_may_be_allowed():
     two = replace(GOOD, mask=LESION + np.diag([0, 1, 0, 0]))
     validate_cases([case("a")], lambda case: two, 3, single_class=False, progress=False)

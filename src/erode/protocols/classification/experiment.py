@@ -18,7 +18,7 @@ from ...files import write_json
 from ...lightning_modules import ImageClassifier, SegmentationModule
 from ...lightning_modules.fresh import describe_fresh
 from ...metrics import DecisionRule
-from ...rows import check_once, claim, stored
+from ...rows import check_once, check_size, claim, stored
 from ...weights import load_weights
 from .decisions import Judge
 from .pseudo_masks import PseudoMasks, pseudo_masks
@@ -97,6 +97,7 @@ def classify(
     """
     data = data or SyntheticDermoscopy()
     check_once(arms=arms, seeds=seeds, fractions=fractions)
+    check_size(min(steps, classifier_steps or steps), seeds)
     _check_order(arms)
     data.prepare_data()
     options = fitting(data)

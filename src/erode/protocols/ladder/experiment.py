@@ -20,7 +20,7 @@ from ...masks import View
 from ...metrics import CoarseContent
 from ...objectives import GroupDRO, JustTrainTwice
 from ...pictures import save_figure
-from ...rows import check_once, claim, number, stored
+from ...rows import check_once, check_size, claim, number, stored
 from .figure import ladder_figure
 from .report import markdown_of, print_ladder, write_csv
 from .rungs import Robust, Rung, rungs
@@ -92,6 +92,8 @@ def ladder(
         "torch": torch.__version__,
     }
     check_once(seeds=seeds, rungs=[rung.name for rung in steps_up])
+    if seeds:  # none at all = the labels alone
+        check_size(steps, seeds)
     claim(out, settings, "ladder")
     contents, rows = [], []
     for rung in steps_up:

@@ -17,7 +17,7 @@ from ...files import write_json, write_text
 from ...lightning_modules import ImageClassifier, SegmentationModule
 from ...lightning_modules.fresh import describe_fresh
 from ...pictures import save_figure
-from ...rows import check_once, claim
+from ...rows import check_once, check_size, claim
 from .baselines import BASELINES, DEFAULT_BASELINES, BaselineName, artefacts_to_hide, check_baselines
 from .correlations import correlation_table
 from .figure import traps_figure
@@ -76,8 +76,9 @@ def traps(
     """
     data = data or SyntheticDermoscopy(train_correlation=1.0, test_correlation=-1.0)
     check_once(seeds=seeds, methods=methods, baselines=baselines)
-    if not seeds or not (*methods, *baselines):
-        raise ValueError("there is nothing to do: name at least one seed, and one of methods or baselines")
+    check_size(steps, seeds)
+    if not (*methods, *baselines):
+        raise ValueError("there is nothing to do: name one of methods or baselines")
     present = [name for name in (*METHODS, *BASELINES) if all(weights_of(out, name, seed).exists() for seed in seeds)]
     check_order(methods, [name for name in METHODS if name in present])
     check_baselines(baselines, methods, present)
@@ -90,7 +91,9 @@ def traps(
     if any(BASELINES[name].classifier for name in baselines):
         _check_classifier(make_classifier(), positive)
     _check_labels(data, positive, ("train", evaluate_on))
-    experiment = Experiment(data, model, out, steps, evaluate_on, accelerator, epsilon=epsilon, delta=delta)
+    experiment = Experiment(
+        data, model, out, steps, evaluate_on, accelerator, epsilon=epsilon, delta=delta, methods=methods
+    )
     if baselines:  # what their rows depend on beside that which the experiment has claimed
         claim(out / "baselines", {"classifier": describe_fresh(make_classifier), "artefacts": hidden}, "trap set")
     cases = [case for part in ("train", "val", "test") for case in data.part(part)]
