@@ -13,13 +13,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from ..accounting import NoisyIteration, Reference
+from ..accounting import NoisyIteration, Reference, gradient_clipping_steps
 from ..certificates import Account, Target
 from ..mechanisms import BlockwiseMechanism
 from ..operator_card import OperatorCard
 from .bases.blocks import blocks_of
 from .bases.noisy_phase import NoisyPhase
-from .gradient_clipping import automatic_steps
 from .guards.exposure import INITIALISATION, exposed_parameters
 from .noise.draws import Draw
 from .noise.noisy_sgd import Vector, clip_, project_
@@ -210,7 +209,7 @@ class Blockwise(NoisyPhase):
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
         }
-        each = automatic_steps(**constants) if self.steps == "auto" else self.steps
+        each = gradient_clipping_steps(**constants) if self.steps == "auto" else self.steps
         steps = each * len(sizes)
         return BlockwiseMechanism.from_target(
             self.epsilon, self.delta, self.sigma, sizes=sizes, steps=steps, **constants

@@ -271,8 +271,10 @@ class NoisyPhase(CertifiedOperator, base=True):
         self.mechanism.at(self._taken).account_step(self._account)
         self._taken += 1
 
-    def optimizer(self, weights: Sequence[nn.Parameter], anchor: Vector, beside: Sequence[nn.Parameter]) -> NoisySGD:
-        """That of the certified steps."""
+    def optimizer(
+        self, weights: Sequence[nn.Parameter], anchor: Vector, beside: Sequence[nn.Parameter] = ()
+    ) -> NoisySGD:
+        """That of the certified steps; ``beside`` are the parameters that get no noise."""
         return NoisySGD(
             weights, anchor, self.update, self.draw, self.account_step, self.learning_rate, self._reach, self.alike,
             beside,

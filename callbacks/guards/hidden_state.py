@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MethodType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -128,6 +129,10 @@ FEWEST = 8
 """Numbers of a tensor, at least, for it to tell where it comes from."""
 
 
+_PLAIN = (bool, int, float, str, bytes, type(None), np.ndarray)
+"""Types of values that hold no network."""
+
+
 def places(trainer: Trainer, module: nn.Module, known: tuple[type, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Plain attributes of a module and its layers, of the DataModule, and of callbacks of others.
 
@@ -156,7 +161,8 @@ def found_in(value: Any, kind: type[Found], depth: int = 3) -> Iterator[Found]:
         yield value
     elif depth:
         for part in parts_of(value):
-            yield from found_in(part, kind, depth - 1)
+            if type(part) not in _PLAIN:  # lists of a data set may hold millions
+                yield from found_in(part, kind, depth - 1)
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:

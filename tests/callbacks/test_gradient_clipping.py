@@ -4,9 +4,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from erode.accounting import gradient_clipping_sigma
+from erode.accounting import gradient_clipping_sigma, gradient_clipping_steps
 from erode.callbacks import GradientClipping
-from erode.callbacks.gradient_clipping import automatic_steps
 
 
 def constants(reference, radius, weight_decay):
@@ -24,14 +23,14 @@ def constants(reference, radius, weight_decay):
 def test_no_other_number_of_steps_needs_less_noise_per_step(reference, radius, weight_decay):
     given_constants = constants(reference, radius, weight_decay)
     assume(weight_decay * radius < 0.45)  # else the noise falls for ever
-    best = automatic_steps(**given_constants)
+    best = gradient_clipping_steps(**given_constants)
     sigma = {n: gradient_clipping_sigma(1.0, 1e-5, steps=n, **given_constants) for n in range(1, 2 * best + 10)}
     assert sigma[best] <= min(sigma.values()) * (1 + 1e-12)
 
 
 def test_where_the_noise_falls_for_ever_a_number_is_asked_for():
     with pytest.raises(ValueError, match="give a number of steps"):
-        automatic_steps(**constants("anchor", radius=3.0, weight_decay=1.0))
+        gradient_clipping_steps(**constants("anchor", radius=3.0, weight_decay=1.0))
 
 
 def test_epsilon_follows_from_sigma():

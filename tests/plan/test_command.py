@@ -296,7 +296,7 @@ def test_nothing_is_overwritten(planned):
     [
         ([*unlearn("retrain"), *unlearn("fine_tune")], MisconfigurationException, "Retrain, FineTune in one config"),
         (["--epsilon", "-1"], ValueError, "epsilon must be positive"),
-        (["--delta=2"], ValueError, "delta must lie"),
+        (["--delta=2"], ValueError, "delta must be a number strictly"),
         (["--init_from=gone.safetensors"], FileNotFoundError, "no weights at gone"),
     ],
 )

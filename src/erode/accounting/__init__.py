@@ -10,6 +10,7 @@ from .capacity import (
 from .clipping import (
     Reference,
     gradient_clipping_sigma,
+    gradient_clipping_steps,
     gradient_shift,
     initial_distance,
     output_perturbation_sigma,
@@ -50,6 +51,7 @@ __all__ = [
     "gdp_epsilon",
     "gdp_mu",
     "gradient_clipping_sigma",
+    "gradient_clipping_steps",
     "gradient_shift",
     "initial_distance",
     "model_clipping_delta",

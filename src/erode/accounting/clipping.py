@@ -164,3 +164,44 @@ def geometric_sum(decay: float, steps: int) -> float:
     if decay in (0, 1):
         return steps if decay == 0 else 1.0
     return -math.expm1(steps * math.log1p(-decay)) / decay
+
+
+def gradient_clipping_steps(
+    *, reference: Reference, radius: float, clip_norm: float, learning_rate: float, weight_decay: float
+) -> int:
+    """Steps at which the noise of each step is least: ``c^T = 1 - γλ Δ/s``, ``T = Δ/s`` without decay.
+
+    Returns:
+        T >= 1.
+
+    Raises:
+        ValueError: if there is no such number: the noise falls for ever (``γλΔ >= s``), or nothing moves.
+
+    Source:
+        Stationary point of ``σμ`` in theory §4.
+
+    Example:
+        >>> gradient_clipping_steps(reference="anchor", radius=1.0, clip_norm=1.0, learning_rate=0.1, weight_decay=0.0)
+        5
+    """
+    if not (radius > 0 and clip_norm > 0 and learning_rate > 0):
+        raise ValueError(
+            "steps='auto' needs radius, clip_norm and learning_rate above 0, got "
+            f"{radius}, {clip_norm} and {learning_rate}: else there is nothing to balance; give a number of steps"
+        )
+    distance, shift = initial_distance(reference, radius), gradient_shift(reference, clip_norm, learning_rate)
+    decay = learning_rate * weight_decay
+    if decay * distance >= shift:
+        raise ValueError(
+            f"steps='auto' needs learning_rate * weight_decay < {shift / distance:.3g}: above, the noise of a step "
+            "falls with every further step; give a number of steps, or lower weight_decay"
+        )
+    best = math.log1p(-decay * distance / shift) / math.log1p(-decay) if decay else distance / shift
+
+    def sigma(steps: int) -> float:
+        return gradient_clipping_sigma(
+            1.0, 1e-5, radius=radius, clip_norm=clip_norm, learning_rate=learning_rate, weight_decay=weight_decay,
+            steps=steps, reference=reference,
+        )  # fmt: skip
+
+    return min((max(1, math.floor(best)), math.ceil(best)), key=sigma)

@@ -179,7 +179,7 @@ def test_what_cannot_work_is_refused_before_training(tmp_path):
     check_baselines(["noise_crop"], [], present=["coarse"])
     with pytest.raises(ValueError, match="put 'coarse' before it in methods"):
         traps(data, out=out, methods=["fine_tune"], baselines=[])
-    with pytest.raises(ValueError, match="name at least one seed"):
+    with pytest.raises(ValueError, match="give at least one"):
         traps(data, out=out, seeds=[])
     with pytest.raises(ValueError, match="20 of 20 images of the train part show 'lesion'"):
         traps(SyntheticDermoscopy(task="binary", **SMALL), out=out, baselines=["classifier"])
