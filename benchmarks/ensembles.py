@@ -19,9 +19,9 @@ from erode.callbacks import GradientClipping
 from erode.comparison import Experiment, MethodName
 from erode.comparison.trainer import row_trainer
 from erode.datamodules import SyntheticDermoscopy
-from erode.markdown import markdown_table
 from erode.masks import DiskDilation
 from erode.measures import measure
+from erode.tables import markdown_table
 from erode.weights import load_weights
 
 DELTA = 1e-7

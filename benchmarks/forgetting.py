@@ -21,11 +21,11 @@ import yaml
 from erode.benchmark.grid import Cell, merged
 from erode.comparison import METHODS, Experiment, MethodName
 from erode.datamodules import SyntheticDermoscopy
-from erode.markdown import markdown_table
 from erode.masks import DiskDilation
 from erode.measures import measure
 from erode.measures.table import LINES
 from erode.report.table import mean_and_sd
+from erode.tables import markdown_table
 
 OPERATORS: tuple[MethodName, ...] = ("fine_tune", "neg_grad_plus", "scrub", "gradient_clipping")
 AGAIN = 100

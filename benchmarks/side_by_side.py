@@ -15,8 +15,8 @@ from erode.benchmark.dots import leakage_figure
 from erode.benchmark.figures import spurious_figure
 from erode.benchmark.tables import cells_of, markdown, table_of
 from erode.files import write_text
-from erode.markdown import markdown_table
 from erode.pictures import save_figure
+from erode.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- measured: end -->\n"

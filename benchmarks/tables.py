@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from erode.markdown import markdown_table
 from erode.report.table import mean_and_sd
+from erode.tables import markdown_table
 
 
 def comparison_table(path: Path, names: list[str]) -> str:

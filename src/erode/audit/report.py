@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
 from rich.table import Table
 
-from ..markdown import markdown_table
 from ..pictures import COLOURS, INK, new_figure
+from ..tables import markdown_table
 
 Curve = tuple[ArrayLike, ArrayLike]
 """False and true positive rates, both rising from 0 to 1."""

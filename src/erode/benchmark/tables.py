@@ -12,8 +12,8 @@ import pandas as pd
 from ..accounting import rounded_up
 from ..comparison import COLUMNS
 from ..files import write_text
-from ..markdown import markdown_table
 from ..report.table import mean_and_sd
+from ..tables import markdown_table
 
 IDENTITY = ("method", "title", "seed")
 """Columns of the results file that follow the axes."""

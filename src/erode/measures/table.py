@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
-from ..markdown import markdown_table
 from ..pictures import COLOURS, INK, new_figure
+from ..tables import markdown_table, show_table
 from .values import Values
 
 AGAIN = "as retrained again"
@@ -88,15 +86,7 @@ def markdown(values: Mapping[str, Values], left_out: Mapping[str, str]) -> str:
 def print_measures(values: Mapping[str, Values], left_out: Mapping[str, str]) -> None:
     """The same in the terminal."""
     head, *body = lines(values)
-    table = Table(*head)
-    for column in table.columns[1:-1]:
-        column.justify = "right"
-    for line in body:
-        table.add_row(*line)
-    console = Console(width=max(120, Console().width), markup=False, highlight=False)  # or [nats] were a tag
-    console.print(table)
-    for note in notes(left_out):
-        console.print(note)
+    show_table(head, body, range(1, len(head) - 1), width=120, notes=notes(left_out))
 
 
 def sweep_figure(sweeps: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Figure:

@@ -10,8 +10,8 @@ from typing import get_args
 from rich.table import Column, Table
 
 from ..files import write_text
-from ..markdown import markdown_table
 from ..operator_card import FAMILIES, REQUESTS, Guarantee, Manipulation, Need, OperatorCard
+from ..tables import markdown_table
 
 Cards = Mapping[str, OperatorCard]
 """Cards by the name of the class."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..accounting import rounded_up
 from ..certificates import VerificationError, check
-from ..markdown import cells_of
+from ..tables import cells_of
 from .page import Section, facts, paragraph, picture, table
 from .reading import read_json
 

@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from ..tables import show_table
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]], part: str) -> None:
@@ -20,14 +19,13 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str
         part: of the data, that the numbers come from.
     """
     caption = f"{part.capitalize()} part, fine masks, mean ± sd over seeds."
-    table = Table("method", *(title for _, title in columns), "seconds", caption=caption)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         runs = [row for row in rows if row["method"] == method]
         cells = [_cell([run["metrics"] for run in runs], name) for name, _ in columns]
-        table.add_row(runs[0]["title"], *cells, f"{statistics.mean(run['seconds'] for run in runs):.0f}")
-    Console(width=max(110, Console().width)).print(table)
+        lines.append([runs[0]["title"], *cells, f"{statistics.mean(run['seconds'] for run in runs):.0f}"])
+    head = ["method", *(title for _, title in columns), "seconds"]
+    show_table(head, lines, range(1, len(head)), caption=caption)
 
 
 def mean_and_sd(values: Sequence[float | None], digits: int = 3) -> str:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ...files import write_text
-from ...markdown import markdown_table
 from ...metrics import Proportion
 from ...pictures import COLOURS, INK, new_figure, save_figure
 from ...report.table import mean_and_sd
+from ...tables import markdown_table
 
 Row = dict[str, Any]
 

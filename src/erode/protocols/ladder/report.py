@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from ...files import write_atomically
-from ...markdown import markdown_table
 from ...report.table import mean_and_sd
+from ...tables import markdown_table, show_table
 
 Record = Mapping[str, Any]
 
@@ -54,12 +52,7 @@ def markdown_of(contents: Sequence[Record], rows: Sequence[Record], part: str) -
 
 def print_ladder(contents: Sequence[Record], rows: Sequence[Record], part: str) -> None:
     """The ladder in the terminal."""
-    table = Table(*TITLES, caption=_whence(part))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for line in cells(contents, rows):
-        table.add_row(*line)
-    Console(width=max(150, Console().width)).print(table)
+    show_table(TITLES, cells(contents, rows), range(1, len(TITLES)), caption=_whence(part), width=150)
 
 
 def write_csv(contents: Sequence[Record], rows: Sequence[Record], path: Path) -> Path:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from ...datamodules import Correlation, MaskDataModule, artefact_correlations
 from ...files import write_json
+from ...tables import show_table
 
 
 def correlations(data: MaskDataModule, out: Path | None = None) -> None:
@@ -28,23 +26,21 @@ def correlations(data: MaskDataModule, out: Path | None = None) -> None:
     rows = artefact_correlations(cases, data.is_positive)
     if not rows:
         raise ValueError("no image has artefact flags and a known label to correlate: give tables of them")
-    Console().print(correlation_table(rows))
+    show_correlations(rows)
     if out is not None:
         write_json(out, [row.plain() for row in rows])
 
 
-def correlation_table(rows: list[Correlation]) -> Table:
-    """One line per artefact, one column per part: phi, and the shares with artefact among positive and negative."""
+def show_correlations(rows: list[Correlation]) -> None:
+    """Print a line per artefact, a column per part: phi, and the shares with artefact among positive and negative."""
     parts = list(dict.fromkeys(row.part for row in rows))
     known = {(row.artefact, row.part): row for row in rows}
     first = {part: next(row for row in rows if row.part == part) for part in parts}
     titles = [f"{part}\n{first[part].positive} of {first[part].images} positive" for part in parts]
-    table = Table("artefact", *titles, title="phi (P(artefact | positive), P(artefact | negative))")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for artefact in dict.fromkeys(row.artefact for row in rows):
-        table.add_row(artefact, *(_cell(known[artefact, part]) for part in parts))
-    return table
+    artefacts = dict.fromkeys(row.artefact for row in rows)
+    lines = [[artefact, *(_cell(known[artefact, part]) for part in parts)] for artefact in artefacts]
+    title = "phi (P(artefact | positive), P(artefact | negative))"
+    show_table(["artefact", *titles], lines, range(1, len(parts) + 1), title=title, width=0)
 
 
 def _cell(row: Correlation) -> str:

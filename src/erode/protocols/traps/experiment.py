@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from ...comparison import METHODS, Experiment, MethodName, check_order, weights_of
 from ...comparison.networks import fitting
 from ...datamodules import MaskDataModule, SyntheticDermoscopy, artefact_correlations
@@ -19,7 +17,7 @@ from ...lightning_modules.fresh import describe_fresh
 from ...pictures import save_figure
 from ...rows import check_once, check_size, claim
 from .baselines import BASELINES, DEFAULT_BASELINES, BaselineName, artefacts_to_hide, check_baselines
-from .correlations import correlation_table
+from .correlations import show_correlations
 from .figure import traps_figure
 from .report import markdown_of, print_traps
 from .training import BaselineRows
@@ -99,7 +97,7 @@ def traps(
     cases = [case for part in ("train", "val", "test") for case in data.part(part)]
     correlations = artefact_correlations(cases, data.is_positive)
     if correlations:
-        Console(width=max(120, Console().width)).print(correlation_table(correlations))
+        show_correlations(correlations)
     beside = BaselineRows(experiment, make_classifier, hidden)
     rows = [experiment.row(name, seed) for seed in seeds for name in methods]
     rows += [beside.row(name, seed) for seed in seeds for name in baselines]

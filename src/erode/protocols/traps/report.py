@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from ...markdown import markdown_table
 from ...report.table import mean_and_sd
+from ...tables import markdown_table, show_table
 from .gap import closed, closed_interval, gap_of, values_of
 
 Row = Mapping[str, Any]
@@ -76,15 +73,8 @@ def markdown_of(rows: Sequence[Row], part: str = "test") -> str:
 def print_traps(rows: Sequence[Row], title: str, part: str = "test") -> None:
     """The table and its notes in the terminal."""
     head, *lines = table_of(rows)
-    table = Table(*head, title=title, caption=_whence(part))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for line in lines:
-        table.add_row(*line)
-    console = Console(width=max(150, Console().width))
-    console.print(table)
-    for note in notes_of(rows):
-        console.print(note, highlight=False)
+    whence = _whence(part)
+    show_table(head, lines, range(1, len(head)), title=title, caption=whence, width=150, notes=notes_of(rows))
 
 
 def _whence(part: str) -> str:

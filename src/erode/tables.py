@@ -1,8 +1,11 @@
-"""Tables in Markdown."""
+"""Tables: in Markdown, and in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:
@@ -26,6 +29,39 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def show_table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Collection[int] = (),
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    width: int = 110,
+    notes: Iterable[str] = (),
+) -> None:
+    """Print lines of cells as a table.
+
+    Args:
+        head: titles.
+        rows: cells of each line.
+        numbers: the columns that hold numbers, which are set to the right.
+        title: above the table.
+        caption: below it.
+        width: of the terminal, at least, in characters.
+        notes: lines that follow.
+    """
+    table = Table(*head, title=title, caption=caption)
+    for column in numbers:
+        table.columns[column].justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    # Without markup, or [nats] were a tag.
+    console = Console(width=max(width, Console().width), markup=False, highlight=False)
+    console.print(table)
+    for note in notes:
+        console.print(note)
 
 
 def cells_of(page: str) -> list[list[str]]:
