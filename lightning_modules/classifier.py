@@ -75,10 +75,8 @@ class ImageClassifier(EvaluatedModule):
         positive = num_classes - 1 if positive_class is None else positive_class
         if not 0 < positive < num_classes:
             raise ValueError(f"positive_class must be one of 1..{num_classes - 1}, got {positive_class}")
-        # Objects are rebuilt from the configuration, and checkpoints must load with weights_only=True.
         self.save_hyperparameters(logger=False)
-        for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
-            del self.hparams[key]
+        self.keep_plain_hyperparameters()
         self.network = default_classifier(num_classes, spatial_dims, in_channels) if network is None else network
         self.num_classes = num_classes
         self.class_names = names
@@ -89,7 +87,6 @@ class ImageClassifier(EvaluatedModule):
         self.testing = ImageEvaluation(num_classes, positive)
         self._initial: dict[str, Tensor] | None = None
         self._progress: dict[str, Any] | None = None
-        self._batch_checked = False
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``[B, K]`` of images ``[B, C, *spatial]``."""
@@ -129,8 +126,8 @@ class ImageClassifier(EvaluatedModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The objective of a batch."""
-        self._check_once(batch)
-        loss: Tensor = self.objective(self._checked(self(batch["image"]), batch["image"]), batch)
+        self.check_once(batch)
+        loss: Tensor = self.objective(self.checked(self(batch["image"]), batch["image"]), batch)
         self.log("train/loss", loss, batch_size=len(batch["image"]))
         return loss
 
@@ -143,18 +140,6 @@ class ImageClassifier(EvaluatedModule):
         self.network.load_state_dict(self._initial)
         self._initial = None
         self.trainer.strategy.setup_optimizers(self.trainer)
-
-    def evaluate(self, metrics: ImageEvaluation, batch: dict[str, Any]) -> Tensor:
-        """Add a batch to the metrics; returns the logits."""
-        self._check_once(batch)
-        logits = self._checked(self(batch["image"]), batch["image"])
-        metrics.update(logits, batch)
-        return logits
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Class ``[B]`` and probabilities ``[B, K]`` of the images, with their ids."""
-        probabilities = self(batch["image"]).float().softmax(1)
-        return {"id": batch["id"], "prediction": probabilities.argmax(1), "probability": probabilities}
 
     def configure_optimizers(self) -> Any:
         """The optimiser and, if asked for, its scheduler over the steps of this stage."""
@@ -195,12 +180,12 @@ class ImageClassifier(EvaluatedModule):
         self.network.train(mode)
         return classes
 
-    def _check_once(self, batch: dict[str, Any]) -> None:
-        if not self._batch_checked:
-            check_batch(batch, self.num_classes)
-            self._batch_checked = True
+    def check_first(self, batch: dict[str, Any]) -> None:
+        """Refuse entries that are not those of :mod:`erode.batch`, and labels beyond the classes."""
+        check_batch(batch, self.num_classes)
 
-    def _checked(self, logits: Tensor, image: Tensor) -> Tensor:
+    def checked(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Logits ``[B, K]``, refused where they have another shape."""
         if tuple(logits.shape) != (len(image), self.num_classes):
             raise ValueError(
                 f"{type(self.network).__name__} gives {list(logits.shape)} for {len(image)} images where num_classes = "

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..lightning_state import datamodule_of
 
@@ -14,7 +14,7 @@ from ..lightning_state import datamodule_of
 class EvaluatedModule(LightningModule):
     """Base of modules that are validated and tested by the same metrics, on batches of :mod:`erode.batch`.
 
-    Subclasses set all attributes below and implement :meth:`evaluate`.
+    Subclasses set all attributes below and implement :meth:`forward`, :meth:`check_first` and :meth:`checked`.
     """
 
     num_classes: int
@@ -26,9 +26,38 @@ class EvaluatedModule(LightningModule):
     testing: Any
     """The same of test runs."""
 
+    _first_checked = False
+
     @abstractmethod
+    def check_first(self, batch: dict[str, Any]) -> None:
+        """Refuse the first batch where its entries are not what the module takes."""
+
+    @abstractmethod
+    def checked(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Logits of an image, refused where they have another shape than those of K classes."""
+
+    def check_once(self, batch: dict[str, Any]) -> None:
+        """Check the first batch that is seen."""
+        if not self._first_checked:
+            self.check_first(batch)
+            self._first_checked = True
+
     def evaluate(self, metrics: Any, batch: dict[str, Any]) -> Tensor:
         """Add a batch to :attr:`validation` or :attr:`testing`; returns the logits."""
+        self.check_once(batch)
+        logits = self.checked(self(batch["image"]), batch["image"])
+        metrics.update(logits, batch)
+        return logits
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Classes and probabilities of the images ``[B, K, ...]``, or of their pixels, with their ids."""
+        probabilities = self(batch["image"]).float().softmax(1)
+        return {"id": batch["id"], "prediction": probabilities.argmax(1), "probability": probabilities}
+
+    def keep_plain_hyperparameters(self) -> None:
+        """Drop objects: they are rebuilt from the configuration, and checkpoints must load with weights_only=True."""
+        for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
+            del self.hparams[key]
 
     def setup(self, stage: str) -> None:
         """Refuse data of other classes before anything is read."""

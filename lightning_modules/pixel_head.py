@@ -100,7 +100,7 @@ class PixelHead(SegmentationModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The objective over the images of a batch."""
-        self._check_once(batch)
+        self.check_once(batch)
         atoms = self._atoms(batch)
         log_p = (atoms.features.double() @ self.head.T).log_softmax(1)
         loss = -(atoms.weight.double() @ (atoms.targets * log_p).sum(1)) / len(batch["image"])
@@ -169,7 +169,7 @@ class PixelHead(SegmentationModule):
             for index, fingerprint in zip(indices[first : first + READ], self._fingerprints(collated), strict=True):
                 prints[index] = fingerprint
             batch = self.trainer.strategy.batch_to_device(collated, self.device)
-            self._check_once(batch)
+            self.check_once(batch)
             if retained_only and bool((batch["role"] == Role.FORGET).any()):
                 raise MisconfigurationException(
                     "the training loader still serves forget atoms; serve the view 'retain' instead "

@@ -80,10 +80,8 @@ class SegmentationModule(EvaluatedModule):
             raise ValueError(f"positive_class must be one of 1..{num_classes - 1}, got {positive_class}")
         if patch_size is not None and len(patch_size) != spatial_dims:
             raise ValueError(f"patch_size needs {spatial_dims} entries, got {list(patch_size)}")
-        # Objects are rebuilt from the configuration, and checkpoints must load with weights_only=True.
         self.save_hyperparameters(logger=False, ignore=("network", "loss"))
-        for key in [key for key, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]:
-            del self.hparams[key]
+        self.keep_plain_hyperparameters()
         # Some networks have a length, and may be empty: compiled ones ask theirs.
         self.network = default_network(num_classes, spatial_dims, in_channels) if network is None else network
         self._default_channels = in_channels if network is None else None
@@ -96,7 +94,6 @@ class SegmentationModule(EvaluatedModule):
         self._patch_size = patch_size
         self.validation = Evaluation(names, positive)
         self.testing = Evaluation(names, positive, bootstrap)
-        self._batch_checked = False
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
@@ -106,7 +103,7 @@ class SegmentationModule(EvaluatedModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        self._check_once(batch)
+        self.check_once(batch)
         loss = self.loss_of(self(batch["image"]), batch)
         self.log("train/loss", loss, batch_size=len(batch["image"]))
         return loss
@@ -120,20 +117,8 @@ class SegmentationModule(EvaluatedModule):
         # DynUNet stacks its supervision heads: [B, heads, K, *spatial]
         heads = output.unbind(1) if output.ndim == image.ndim + 1 else [output]
         weights = [0.5**head for head in range(len(heads))]
-        losses = [self.loss(self._checked(head, image), batch) for head in heads]
+        losses = [self.loss(self.checked(head, image), batch) for head in heads]
         return sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)  # type: ignore[no-any-return]
-
-    def evaluate(self, metrics: Evaluation, batch: dict[str, Any]) -> Tensor:
-        """Add a batch to the metrics; returns the logits."""
-        self._check_once(batch)
-        logits = self._checked(self(batch["image"]), batch["image"])
-        metrics.update(logits, batch)
-        return logits
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Class map and probabilities of each image, with its id."""
-        probabilities = self(batch["image"]).float().softmax(1)
-        return {"id": batch["id"], "prediction": probabilities.argmax(1), "probability": probabilities}
 
     def configure_optimizers(self) -> Any:
         """The optimiser and, if asked for, its scheduler."""
@@ -175,11 +160,10 @@ class SegmentationModule(EvaluatedModule):
             **{name: value for name, value in evaluation.items() if value is not None},
         }
 
-    def _check_once(self, batch: dict[str, Any]) -> None:
-        if not self._batch_checked:
-            check_batch(batch, self.num_classes)
-            self._check_default_network(batch["image"])
-            self._batch_checked = True
+    def check_first(self, batch: dict[str, Any]) -> None:
+        """Refuse entries that are not those of :mod:`erode.batch`, and images that the default network cannot take."""
+        check_batch(batch, self.num_classes)
+        self._check_default_network(batch["image"])
 
     def _check_default_network(self, image: Tensor) -> None:
         if self._default_channels is None:
@@ -192,7 +176,7 @@ class SegmentationModule(EvaluatedModule):
                 f"images of {size} pixels: the default network needs multiples of {DIVISOR}; set their size"
             )
 
-    def _checked(self, logits: Tensor, image: Tensor) -> Tensor:
+    def checked(self, logits: Tensor, image: Tensor) -> Tensor:
         """Logits whose classes are not the model's would train, and mean something else."""
         expected = (len(image), self.num_classes, *image.shape[2:])
         if tuple(logits.shape) != expected:
