@@ -64,7 +64,7 @@ def test_more_steps_need_less_noise():
     assert sigmas[0] == pytest.approx(2 / gdp_mu(1.0, 1e-7))
 
 
-def test_references():
+def test_the_pure_noise_reference_needs_the_last_draw_alone():
     of = {
         r: model_clipping_sigma(1.0, 1e-7, radius=1.0, steps=3, reference=r) for r in ("retrained", "anchor", "noise")
     }

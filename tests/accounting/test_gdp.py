@@ -100,7 +100,7 @@ def test_everything_is_monotone(mu_1, mu_2, epsilon_1, epsilon_2, delta_1, delta
     assert gdp_epsilon(mu_1, delta_2) <= gdp_epsilon(mu_1, delta_1) * more
 
 
-def test_limits():
+def test_limits_are_those_of_the_formula():
     assert gdp_delta(0, 1) == 0 == gdp_epsilon(0, 1e-5)
     assert gdp_delta(math.inf, 1) == 1
     assert gdp_epsilon(math.inf, 1e-5) == math.inf

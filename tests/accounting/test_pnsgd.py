@@ -101,7 +101,7 @@ def test_the_fewest_epochs_are_enough_and_one_less_is_not(epsilon, sigma, distan
         assert (gdp_delta(mu, epsilon) <= 1e-5 * (1 + 1e-9)) == (epochs == found)
 
 
-def test_range():
+def test_noise_is_finite_over_the_whole_range():
     for decay in (1e-12, 0.5, 1.0):
         for steps in (1, 10**6):
             sigma = pnsgd_sigma(1.0, 1e-7, distance=1e-3, learning_rate=1.0, ridge=decay, steps=steps)

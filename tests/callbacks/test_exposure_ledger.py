@@ -267,7 +267,7 @@ def test_weights_that_something_else_replaced_have_an_unknown_history(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:the history of these weights is unknown")
-def test_operators(tmp_path):
+def test_operators_hand_down_what_their_start_was_exposed_to(tmp_path):
     """Retrain starts from nothing, or from its anchor's ledger; fine-tuning keeps what it found."""
     fit(Module(), loader(item("a")), tmp_path / "1", ExposureLedger(), Retrain())
     assert read_ledger(tmp_path / "1" / "unlearned" / "weights.safetensors").exposure.levels == {"a": FOREGROUND}

@@ -145,7 +145,7 @@ def test_where_all_patients_have_one_that_is_said(folder, save):
         ImageFolderDataModule(folder, coarse_masks="coarse", **TABLE).cases()
 
 
-def test_volumes(tmp_path):
+def test_volumes_are_read_with_their_axes_in_order(tmp_path):
     volume = np.random.default_rng(0).normal(size=(6, 7, 8))
     for i in range(8):
         for name, array in {"images": volume, "masks": (volume > 1).astype(np.uint8)}.items():

@@ -202,7 +202,7 @@ def test_the_default_network_has_29_thousand_parameters_and_no_running_statistic
     assert not list(network.buffers())
 
 
-def test_refusals(tmp_path):
+def test_what_cannot_be_trained_is_refused(tmp_path):
     with pytest.raises(ValueError, match="class_names"):
         ImageClassifier(num_classes=3, class_names=["a", "b"])
     with pytest.raises(ValueError, match="positive_class"):

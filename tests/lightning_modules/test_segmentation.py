@@ -89,7 +89,7 @@ def test_every_network_trains_and_is_evaluated(name, num_classes, tmp_path):
     assert torch.allclose(first["probability"].sum(1), torch.ones(4, side, side))
 
 
-def test_volumes(tmp_path):
+def test_volumes_are_trained_and_tested(tmp_path):
     module = SegmentationModule(spatial_dims=3, in_channels=1, num_classes=2, bootstrap=0)
     data = loader(4, 2, num_classes=2, spatial=(16, 16, 16), channels=1)
     run = trainer(tmp_path)
@@ -248,7 +248,7 @@ def rates(folder, **options):
     return seen
 
 
-def test_schedules(tmp_path):
+def test_rates_follow_the_schedule_that_is_asked_for(tmp_path):
     assert rates(tmp_path, lr_scheduler=None) == [0.5] * 9
     cosine = [0.25 * (1 + math.cos(math.pi * step / 8)) for step in range(9)]
     assert rates(tmp_path) == pytest.approx(cosine, abs=1e-12)

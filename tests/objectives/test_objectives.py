@@ -121,7 +121,7 @@ def test_progress_survives():
     assert torch.equal(other.factors(data.ids), one.factors(data.ids))
 
 
-def test_refusals():
+def test_settings_and_data_that_an_objective_cannot_use_are_refused():
     with pytest.raises(ValueError, match="flag of every training image"):
         GroupDRO().begin(data_of([0, 1], [UNKNOWN_FLAG] * 2))
     with pytest.raises(RuntimeError, match="begin"):

@@ -26,7 +26,7 @@ from erode.weights import save_weights
 HEADS = {"NewtonStep", "ProjectedNoisySGD", "ResidualCertificate"}
 
 
-def test_in_a_shell(tmp_path):
+def test_every_target_gets_its_outlooks_and_a_ranking_in_a_shell(tmp_path):
     command = [Path(sys.executable).parent / "erode", "plan", *USUAL, "--epsilon", "1", "3", "8", "--delta", "1e-7"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

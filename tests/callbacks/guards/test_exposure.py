@@ -49,7 +49,7 @@ def test_one_bit_outside_the_exposed_parameters_is_noticed():
         check_unexposed(module, everything[1:], anchor.state)
 
 
-def test_patterns():
+def test_patterns_choose_what_is_exposed_and_have_to_fit_something():
     assert list(exposed_parameters(network(), ["2.*"])) == ["2.weight", "2.bias"]
     with pytest.raises(MisconfigurationException, match="fit no parameter"):
         exposed_parameters(network(), ["head.*"])
