@@ -45,6 +45,7 @@ def pixels_per_image(batch: Any) -> int | None:
     The image is the entry ``image`` of a dict, else the first floating-point tensor ``[B, C, *spatial]``.
 
     Example:
+        >>> import torch
         >>> pixels_per_image({"image": torch.zeros(2, 3, 8, 4)}), pixels_per_image((torch.zeros(2, 1, 4, 4, 4), 0))
         (32, 64)
     """
@@ -61,6 +62,7 @@ def class_map(value: Tensor, image: Tensor) -> Tensor:
     """A mask as integers ``[B, *spatial]``, without the channel axis some loaders add.
 
     Example:
+        >>> import torch
         >>> class_map(torch.ones(2, 1, 4, 4), torch.zeros(2, 3, 4, 4)).shape
         torch.Size([2, 4, 4])
     """
