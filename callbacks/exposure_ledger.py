@@ -18,8 +18,9 @@ from .bases.operator import operators_of
 from .batches.atoms import AtomReader, ServedAtoms, source_of
 from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, tensors_of
 from .guards.earlier_fits import check_first_fit
-from .guards.hidden_state import check_known
+from .guards.hidden_state import check_known, check_registered
 from .guards.optimizers import check_unused
+from .guards.prepared_weights import copies_of
 from .guards.refusals import refuse_memories
 from .guards.reset import reset_parameters, unresettable
 
@@ -110,6 +111,8 @@ class ExposureLedger(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the account from the weights that training starts from."""
         history = self._history_now(trainer, pl_module)
+        if not history.exposure.unknown and trainer.ckpt_path is None:  # data are there by now
+            check_registered(trainer, pl_module, f"ExposureLedger('{self.history}')", copies_of(pl_module))
         self._recorder = Recorder(history, pl_module, episode_of(trainer, source_of(self._reader)))
         if self._read_early is not None:
             self._recorder.read_beside(self._read_early)

@@ -11,17 +11,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ...certificates import RECORD
 from ...files import write_json
 from ...lightning_state import callbacks_of, datamodule_of, run_folder, runs_fast
 from ...masks import View
-from ...weights import weights_digest
+from ...weights import read_state, weights_digest
 from ..batches.served import split_of
 from ..guards.earlier_fits import check_first_fit
 from ..guards.forget_guard import ForgetGuard
 from ..guards.hidden_state import check_known, check_saved_as_held
+from ..guards.optimizers import check_unused
 from ..guards.prepared_weights import PreparedWeights
 from ..guards.ranks import other_ranks, together
 from ..guards.refusals import check_averaging, check_callbacks, check_loop, check_shapes, check_takes_steps, no_step
@@ -96,6 +98,11 @@ class UnlearningOperator(OperatorSlots, base=True):
         if self._promises:
             self._prepared.note(trainer, module, self.renewed_buffers(module))
 
+    def anchor_weights(self) -> list[Tensor]:
+        """Those of an anchor that is a file; they never saw the forget set."""
+        anchor = Path(str(getattr(self, "anchor", "")))
+        return list(read_state(anchor).values()) if anchor.is_file() else []
+
     @property
     def release_folder(self) -> Path:
         """Where the last run's files stand."""
@@ -113,7 +120,7 @@ class UnlearningOperator(OperatorSlots, base=True):
         self._standing = Standing(self._promises)
         self._saved_weights = None
         self._batches_before = 0
-        if self._promises and trainer.ckpt_path is not None:  # the module holds them until the checkpoint is loaded
+        if self._promises:  # a checkpoint that the run goes on from replaces them
             self._prepared.note_original(pl_module)
         self._guard = ForgetGuard(self)
         data = datamodule_of(trainer)
@@ -165,6 +172,7 @@ class UnlearningOperator(OperatorSlots, base=True):
             check_continuation(trainer.ckpt_path, type(self).__name__, changed, self._saved_weights, held)
             self._statistics.batches = self._batches_before
             self.resume(trainer, pl_module)
+            self._prepared.excuse(self.anchor_weights())
             self.note_weights(trainer, pl_module)
             self._standing.prepared()
             return
@@ -190,7 +198,9 @@ class UnlearningOperator(OperatorSlots, base=True):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
         with self._standing.checking():
-            self._prepared.check_batch(pl_module)
+            if self._promises and not self._resumed and trainer.global_step == self._record.get("first_step"):
+                check_unused(trainer)  # hooks may have loaded a state since
+            self._prepared.check_batch(trainer, pl_module)
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()
         self._guard.see(batch)

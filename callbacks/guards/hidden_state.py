@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from types import MethodType
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from ...lightning_state import callbacks_of, datamodule_of
+from .objects import found_in, places
 from .refusals import KEEP_WEIGHTS, check_communication
 
 
@@ -61,15 +56,25 @@ def check_known(trainer: Trainer, module: LightningModule, operator: str) -> Non
             )
 
 
-def check_registered(trainer: Trainer, module: nn.Module, operator: str) -> None:
+def check_registered(
+    trainer: Trainer, module: nn.Module, operator: str, is_clean: Callable[[nn.Module], bool] = lambda _: False
+) -> None:
     """Refuse networks that the module does not know, at any time before or in a noisy phase.
 
-    They may stand in plain attributes of the module and its layers, of the DataModule, or of callbacks.
+    They may stand in plain attributes of the module and its layers, of the DataModule, of callbacks, or in data sets.
+
+    Args:
+        trainer: of the run.
+        module: that is unlearned.
+        operator: name of the callback, for messages.
+        is_clean: whether a network holds nothing but what the operator left.
 
     Raises:
         MisconfigurationException: naming the first.
     """
     for place, hidden in _unregistered(trainer, module):
+        if is_clean(hidden):
+            continue
         raise MisconfigurationException(
             f"{place} holds a {type(hidden).__name__} that the module does not know, such as a teacher: it may have "
             f"learnt the forget set, and {operator} cannot reach it; make it an attribute of the module (and give an "
@@ -84,13 +89,13 @@ def check_registered(trainer: Trainer, module: nn.Module, operator: str) -> None
 
 
 def check_optimizers_known(trainer: Trainer, module: nn.Module, operator: str) -> None:
-    """Refuse optimisers that remember steps and that Lightning does not know, in plain attributes of a module.
+    """Refuse optimisers that remember steps and that Lightning does not know, wherever networks are looked for.
 
     Raises:
         MisconfigurationException: naming the first.
     """
     known = {id(optimizer) for optimizer in trainer.optimizers}
-    for place, value in _attributes(module):
+    for place, value in places(trainer, module):
         for optimizer in found_in(value, Optimizer):
             if id(optimizer) not in known and optimizer.state:
                 raise MisconfigurationException(
@@ -119,56 +124,8 @@ def check_saved_as_held(module: nn.Module) -> None:
             )
 
 
-Found = TypeVar("Found")
-
-KNOWN = ("_modules", "_parameters", "_buffers", "_hparams_initial", "trainer", "_trainer", "_fabric")
-"""Attributes of modules that are looked at otherwise, belong to the run, or are copied each time they are read."""
-
-
 FEWEST = 8
 """Numbers of a tensor, at least, for it to tell where it comes from."""
-
-
-_PLAIN = (bool, int, float, str, bytes, type(None), np.ndarray)
-"""Types of values that hold no network."""
-
-
-def places(trainer: Trainer, module: nn.Module, known: tuple[type, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Plain attributes of a module and its layers, of the DataModule, and of callbacks of others.
-
-    Callbacks of ours that keep weights, as the gallery does, only show what became of them.
-
-    Args:
-        trainer: of the run.
-        module: that is unlearned.
-        known: kinds of callbacks that are left out.
-    """
-    yield from _attributes(module)
-    others = [one for one in callbacks_of(trainer) if not _is_ours(one) and not isinstance(one, known)]
-    for owner in (datamodule_of(trainer), *others):
-        if owner is not None:
-            own = (entry for entry in vars(owner).items() if entry[0] not in KNOWN)
-            yield from ((f"{type(owner).__name__}.{key}", value) for key, value in own)
-
-
-def _is_ours(callback: Callback) -> bool:
-    return type(callback).__module__.startswith(f"{__name__.partition('.')[0]}.")
-
-
-def found_in(value: Any, kind: type[Found], depth: int = 3) -> Iterator[Found]:
-    """Objects of a kind, in as many containers and objects within each other."""
-    if isinstance(value, kind):
-        yield value
-    elif depth:
-        for part in parts_of(value):
-            if type(part) not in _PLAIN:  # lists of a data set may hold millions
-                yield from found_in(part, kind, depth - 1)
-
-
-def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    for name, layer in module.named_modules():
-        prefix = f"{name}." if name else ""
-        yield from ((prefix + key, value) for key, value in vars(layer).items() if key not in KNOWN)
 
 
 def _unregistered(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -176,15 +133,27 @@ def _unregistered(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, nn
     own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for place, value in places(trainer, module, known=tuple(KEEP_WEIGHTS)):  # those have rules of their own
         for inner in found_in(value, nn.Module):
-            if _holds_constants(inner) or any(id(weight) not in own for weight in _weights_of(inner)):
+            layers = [layer for _, layer in _layers(inner)]
+            if any(map(_holds_constants, layers)) or any(id(w) not in own for layer in layers for w in _weights(layer)):
                 yield place, inner
 
 
-def _weights_of(network: nn.Module) -> Iterator[Tensor]:
-    """What a network may have learnt; a few numbers, and the states of metrics, are none of it."""
-    yield from network.parameters()
-    for layer in () if isinstance(network, Metric) else network.modules():
-        yield from (b for b in layer.buffers(recurse=False) if b.is_floating_point() and b.numel() >= FEWEST)
+def _layers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """A network and what it is made of, but for metrics, whose states are none of weights."""
+    if not isinstance(network, Metric):
+        yield prefix, network
+        for name, layer in network.named_children():
+            yield from _layers(layer, f"{prefix}.{name}")
+
+
+def _weights(layer: nn.Module) -> Iterator[object]:
+    """What a layer may have learnt; a few numbers are none of it."""
+    yield from (p for p in layer.parameters(recurse=False) if not p.is_meta)
+    buffers = (b for b in layer.buffers(recurse=False) if not b.is_meta)
+    yield from (b for b in buffers if (b.is_floating_point() or b.is_quantized) and b.numel() >= FEWEST)
+    packed = getattr(layer, "_packed_params", None)  # of quantised layers
+    if packed is not None:
+        yield packed
 
 
 def _holds_constants(layer: nn.Module) -> bool:
@@ -197,17 +166,3 @@ def _holds_constants(layer: nn.Module) -> bool:
     constants = graph.findAllNodes("prim::Constant")  # type: ignore[attr-defined]  # torch declares it nowhere
     values = (node.t("value") for node in constants if node.hasAttribute("value") and node.kindOf("value") == "t")
     return any(value.numel() >= FEWEST for value in values)
-
-
-def parts_of(value: Any) -> Iterable[Any]:
-    """What is inside of a container, a function that holds on to something, or an object of somebody's own."""
-    if isinstance(value, Mapping):
-        return value.values()
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return value
-    if isinstance(value, functools.partial):
-        return (value.func, *value.args, *value.keywords.values())
-    if isinstance(value, MethodType):
-        return (value.__self__,)
-    theirs = type(value).__module__.partition(".")[0] in {"builtins", "lightning", "torch", "torchmetrics"}
-    return () if theirs else getattr(value, "__dict__", {}).values()

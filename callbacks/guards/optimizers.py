@@ -80,11 +80,12 @@ def _used_before(optimizer: Optimizer) -> MisconfigurationException:
 
 def _remembers(state: Any, weight: Tensor) -> bool:
     """Whether the state of a weight is of steps that were taken."""
-    if isinstance(state, Mapping) and isinstance(step := state.get("step"), (int, float, Tensor)):
-        return float(step) > 0
-    values = list(state.values()) if isinstance(state, Mapping) else [state]
-    return any(
-        bool(value.any()) and not (value.shape == weight.shape and torch.equal(value, weight.to(value)))
-        for value in values
-        if isinstance(value, Tensor)
-    )
+    values = dict(state) if isinstance(state, Mapping) else {"": state}
+    step = values.pop("step", None)
+    counts = isinstance(step, (int, float, Tensor))
+    if counts and float(step) > 0:
+        return True
+    told = [value for value in values.values() if isinstance(value, Tensor) and bool(value.any())]
+    # Before the first step some hold a constant, such as Adagrad's initial sum.
+    told = [value for value in told if not (counts and bool((value == value.flatten()[0]).all()))]
+    return any(value.shape != weight.shape or not torch.equal(value, weight.to(value)) for value in told)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from .hidden_state import check_registered
 from .stale_copies import FromBefore, digest_of_tensor
 from .unsaved_buffers import UnsavedBuffers
 from .writes import Writes
@@ -70,13 +71,22 @@ class PreparedWeights:
         if not getattr(module, "keeps_start", False):
             self._writes.watch(trainer)
 
-    def check_batch(self, module: nn.Module) -> None:
+    def excuse(self, weights: Iterable[Tensor]) -> None:
+        """Weights that never saw the forget set, such as the anchor's."""
+        self._from_before.excuse(weights)
+
+    def check_batch(self, trainer: Trainer, module: nn.Module) -> None:
         """Compare parameters with what was noted, at the first batch; at the second, what the first did to buffers.
 
+        At the first, data and what hooks made since are looked through as well.
+
         Raises:
-            MisconfigurationException: if a parameter, or a buffer that is not saved, holds another value.
+            MisconfigurationException: if a parameter, or a buffer that is not saved, holds another value; or for a
+                network that the module does not know, unless it is a copy of what was noted.
         """
         self._check_left(module)
+        if self._left is not None:
+            check_registered(trainer, module, self._operator, copies_of(module))
         self._left = None
         self._batches += 1
         if self._batches == 2:  # most that change do so at each step, and nobody should train to the end for that
@@ -114,6 +124,12 @@ class PreparedWeights:
                 "such as a hook that loads weights (on_fit_start, on_train_start …); load trained weights before fit, "
                 "and let reset_parameters() of a layer, or an anchor, set what has to hold in the beginning"
             )
+
+
+def copies_of(module: nn.Module) -> Callable[[nn.Module], bool]:
+    """Whether the parameters of a network are copies of some that a module holds now."""
+    held = set(parameters_digest(module).values())
+    return lambda network: all(digest_of_tensor(parameter) in held for parameter in network.parameters())
 
 
 def parameters_digest(module: nn.Module) -> dict[str, str]:

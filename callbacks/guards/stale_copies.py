@@ -9,9 +9,11 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ...weights import state_digest
-from .hidden_state import FEWEST, found_in, places
+from .hidden_state import FEWEST
+from .objects import found_in, places
 
 
 class FromBefore:
@@ -33,6 +35,8 @@ class FromBefore:
     def note(self, weights: Mapping[str, Tensor]) -> None:
         """Weights, by name, that have to go."""
         for name, weight in weights.items():
+            if is_lazy(weight) or weight.is_meta:
+                continue
             if weight.numel() >= FEWEST and bool((weight != weight.flatten()[0]).any()):
                 self._names[digest_of_tensor(weight)] = name
                 self._kinds.add(_kind(weight))
@@ -75,7 +79,7 @@ class FromBefore:
         self._names, self._kinds, self._stay = {}, set(), set()
 
     def _name_of(self, tensor: Tensor) -> str | None:
-        if _kind(tensor) not in self._kinds:
+        if tensor.is_meta or tensor.is_nested or _kind(tensor) not in self._kinds:
             return None
         digest = digest_of_tensor(tensor)
         return None if digest in self._stay else self._names.get(digest)

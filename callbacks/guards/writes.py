@@ -44,6 +44,7 @@ class Writes:
         self._handles: list[Any] = []
         self._by_hand = False
         self._looked = False
+        self._began = False
 
     def watch(self, trainer: Trainer) -> None:
         """Look after all parameters, and after the steps of the optimisers that are in place now.
@@ -59,7 +60,7 @@ class Writes:
         self._optimizers = list(optimizers)
         self._weights = list(trainer.lightning_module.parameters())
         self._by_hand = not trainer.lightning_module.automatic_optimization
-        self._handles = [self._told_of_steps(optimizer) for optimizer in optimizers]
+        self._handles = [handle for optimizer in optimizers for handle in self._told_of(optimizer)]
         self._versions = versions(self._weights)
 
     def before_step(self) -> None:
@@ -70,7 +71,7 @@ class Writes:
         """
         if not self._looked:
             self._look()
-        self._looked = True
+        self._looked = self._began = True
 
     def check(self) -> None:
         """Look, where no step is under way, once more at all that was written.
@@ -87,7 +88,7 @@ class Writes:
         for handle in self._handles:
             handle.remove()
         self._optimizers, self._weights, self._versions, self._handles, self._looked = [], [], [], [], False
-        self._trained, self._written = set(), set()
+        self._trained, self._written, self._began = set(), set(), False
 
     def _look(self) -> None:
         self._note_trained()
@@ -109,15 +110,26 @@ class Writes:
             if weight.requires_grad and (reached or id(weight) in owned):
                 self._trained.add(id(weight))
 
-    def _told_of_steps(self, optimizer: Optimizer) -> Any:
+    def _told_of(self, optimizer: Optimizer) -> list[Any]:
+        """Be told of steps, and of states that are loaded."""
         try:
-            return optimizer.register_step_post_hook(self._stepped)
+            return [
+                optimizer.register_step_post_hook(self._stepped),
+                optimizer.register_load_state_dict_pre_hook(self._loads),
+            ]
         except AttributeError as error:  # some that wrap another
             name = type(optimizer).__name__
             raise MisconfigurationException(
                 f"{name} does not call Optimizer.__init__, so {self._operator} cannot tell its steps from what else "
                 f"writes weights; let it call super().__init__(), or use the optimiser inside of it alone"
             ) from error
+
+    def _loads(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._began:
+            raise MisconfigurationException(
+                f"something loads a state into {type(optimizer).__name__} in the middle of the run: what it remembers "
+                f"may come from before {self._operator}; resume a run by ckpt_path, and start others anew"
+            )
 
     def _stepped(self, *_: Any) -> None:
         self._versions, self._looked = versions(self._weights), False

@@ -1,5 +1,6 @@
 """Side doors by which the forget set could come back: optimisers, odd tensors, layers nobody knows of."""
 
+import copy
 import functools
 import json
 from collections import deque
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from two_loaders import KEYS, TheirModule, trainer_for
 
-from erode.callbacks import FineTune, GradientClipping, NegGradPlus, Retrain
+from erode.callbacks import FineTune, GradientClipping, NegGradPlus, OutputPerturbation, Retrain
 from erode.callbacks.guards.reset import reset_parameters, stuck
 
 
@@ -78,6 +79,41 @@ def test_the_state_of_an_optimiser_from_before_is_refused_whether_it_counts_step
     module.saved = None
     fit(module, tmp_path / "fresh", make())
     assert (tmp_path / "fresh" / "unlearned" / "weights.safetensors").exists()
+
+
+class Reloads(Module):
+    """Loads the state of an earlier optimiser in a hook."""
+
+    def __init__(self, hook, step=None):
+        super().__init__()
+        self.saved, self.step = None, step
+        setattr(self, hook, self.reload)
+
+    def reload(self):
+        if self.saved is None or self.trainer.current_epoch != self.trainer.max_epochs - 1:
+            return
+        state = copy.deepcopy(self.saved)
+        for values in state["state"].values():
+            values["step"] = values["step"] if self.step is None else torch.tensor(float(self.step))
+        self.optimizers().optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("step", [None, 0])
+@pytest.mark.parametrize(
+    ("hook", "epochs", "why"),
+    [
+        ("on_train_start", 1, "that was used before"),
+        ("on_train_epoch_start", 1, "that was used before"),
+        ("on_train_epoch_start", 3, "loads a state into Adam in the middle of the run"),
+    ],
+)
+@pytest.mark.parametrize("make", [Retrain, OutputPerturbation], ids=["Retrain", "OutputPerturbation"])
+def test_a_state_that_a_hook_loads_is_refused_too(make, hook, epochs, why, step, tmp_path):
+    module = Reloads(hook, step)
+    module.saved = fit(Module(), tmp_path / "original", max_steps=4).optimizers[0].state_dict()
+    with pytest.raises(MisconfigurationException, match=why):
+        fit(module, tmp_path, make(), max_steps=-1, max_epochs=epochs)
+    assert not list(tmp_path.rglob("weights.safetensors"))
 
 
 class Slow(torch.optim.SGD):
