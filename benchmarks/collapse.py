@@ -79,7 +79,7 @@ def data(name: str, root: Path) -> MaskDataModule:
 def main() -> None:
     parser = argparse.ArgumentParser(description="certified runs against exact retraining, by size")
     parser.add_argument("--data", choices=("synthetic", "isic"), default="synthetic")
-    parser.add_argument("--root", type=Path, default=Path("../shared/data/isic2017"))
+    parser.add_argument("--root", type=Path, default=Path("data/isic2017"))
     parser.add_argument("--out", type=Path, default=Path("runs/collapse"))
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=tuple(SIZES))
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))

@@ -1,6 +1,6 @@
 """Patches of ISIC 2017, half at the edge of a lesion, half of bare skin: real images in which a lesion is there or not.
 
-python benchmarks/isic_patches.py [--root ../shared/data/isic2017] [--out runs/isic-patches] [--seed 0]
+python benchmarks/isic_patches.py [--root data/isic2017] [--out runs/isic-patches] [--seed 0]
 
 Every image gives one patch of which the lesion covers 5 to 30 %, at a random place, and one that shows none of it, so
 whatever else the image shows (rulers, hair, its camera) says nothing of the lesion. Images with dark corners and
@@ -40,7 +40,7 @@ def corners(mask: NDArray[np.bool_], rng: Generator) -> tuple[Corner, Corner] | 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("../shared/data/isic2017"))
+    parser.add_argument("--root", type=Path, default=Path("data/isic2017"))
     parser.add_argument("--out", type=Path, default=Path("runs/isic-patches"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -92,6 +93,7 @@ class PredictionWriter(BasePredictionWriter):
         rows = sorted((row for share in shares for row in share), key=lambda row: str(row["id"]))
         if rows and trainer.is_global_zero:
             write_atomically(self._to / "predictions.csv", lambda path: _write_table(path, rows))
+            rank_zero_info(f"predictions: {self._to}")
 
     def _write(self, name: str, classes: NDArray[np.uint8], probability: NDArray[np.float32]) -> Row:
         num_classes = len(probability)

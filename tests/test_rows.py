@@ -88,3 +88,11 @@ def test_no_experiment_counts_a_seed_twice(command, tmp_path):
 def test_undefined_values_become_none():
     assert number(float("nan")) is None
     assert number(0.5) == 0.5
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "unlearned", "metrics.csv", "checkpoints"])
+def test_the_folder_of_a_run_is_no_place_for_an_experiment(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f"holds a run .{name}., and nothing is overwritten; choose another out"):
+        claim(tmp_path, {"steps": 1}, "comparison")
+    assert not (tmp_path / "settings.json").exists()

@@ -287,6 +287,12 @@ class NoisyPhase(CertifiedOperator, base=True):
         outlook = Outlook(operator=type(self).__name__, mechanism=self.mechanism, epsilon=epsilon, delta=delta, d=d)
         say = rank_zero_info if outlook.regime is Regime.SURVIVES else rank_zero_warn
         say(outlook.sentence())
+        self._record["outlook"] = {
+            "kept_signal": outlook.signal,
+            "noise": outlook.noise,
+            "ratio": outlook.ratio,
+            "in_words": outlook.regime.value,
+        }
 
     def _take_over(
         self, trainer: Trainer, module: LightningModule, exposed: dict[str, nn.Parameter], anchor: Anchor

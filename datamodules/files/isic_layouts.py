@@ -99,7 +99,7 @@ def find_lesions(root: Path) -> list[Lesion]:
         DataError: if nothing or more than one challenge is found, or files do not fit together.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is no folder: set root to the folder with the unpacked ISIC archives")
+        raise DataError(f"{root} is no folder: set root (--data.root) to the folder with the unpacked ISIC archives")
     if (root / "images").is_dir():
         return _prepared(root)
     found = [(layout, folder) for layout in LAYOUTS if (folder := _locate(root, layout.images)) is not None]

@@ -42,7 +42,7 @@ def find_radiographs(root: Path) -> dict[str, Radiograph]:
         DataError: if there are none, naming files that are no DICOM files and instances that are there twice.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is no folder: set root to the folder with the unpacked DICOM files")
+        raise DataError(f"{root} is no folder: set root (--data.root) to the folder with the unpacked DICOM files")
     found: dict[str, Radiograph] = {}
     problems: list[str] = []
     for path in track(sorted(root.rglob("*.dcm")), description="Reading headers", transient=True):

@@ -76,10 +76,11 @@ def check_settings(out: Path, settings: Mapping[str, Any], what: str) -> None:
         what: kind of experiment, for the error.
 
     Raises:
-        ValueError: if the folder holds an experiment with other settings, naming each, or rows of unknown ones.
+        ValueError: if the folder holds an experiment with other settings, naming each, rows of unknown ones, or a run.
     """
     path = out / "settings.json"
     if not path.exists():
+        refuse_run(out)
         if any(out.glob("rows/*.json")):
             raise ValueError(f"{out} holds rows without their settings.json; put it back, or choose another out")
         return
@@ -89,6 +90,17 @@ def check_settings(out: Path, settings: Mapping[str, Any], what: str) -> None:
         raise ValueError(
             f"{out} holds a {what} with other settings ({changed}); nothing is overwritten, choose another out"
         )
+
+
+def refuse_run(out: Path) -> None:
+    """Refuse the folder of a single run, whose report and pictures an experiment would write over.
+
+    Raises:
+        ValueError: naming what tells it.
+    """
+    for name in ("weights.safetensors", "unlearned", "metrics.csv", "checkpoints"):
+        if (out / name).exists():
+            raise ValueError(f"{out} holds a run ({name}), and nothing is overwritten; choose another out")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -68,10 +68,6 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             module does not take what it is given, as hooks and overrides of ``load_state_dict`` that skip a head do.
     """
     path = Path(path)
-    if not path.is_file():
-        inside = [place / "weights.safetensors" for place in (path, path / "unlearned")]
-        which = next((str(file) for file in inside if file.is_file()), "the released .safetensors or a .ckpt")
-        raise FileNotFoundError(f"no weights at {path}; give {which}")
     state = read_state(path)
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -94,6 +90,12 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"{kept} is not what {path} holds although it was loaded: load_state_dict of {type(module).__name__} or a "
             "hook leaves it out or changes it; let it load all weights, or restore them in another way"
         )
+
+
+def _weights_near(path: Path) -> str:
+    """What to give in place of a path that is no file: those in a folder, if there are any."""
+    inside = [place / "weights.safetensors" for place in (path, path / "unlearned")]
+    return next((str(file) for file in inside if file.is_file()), "the released .safetensors or a .ckpt")
 
 
 def _same(tensor: Tensor, stored: Tensor) -> bool:
@@ -121,6 +123,8 @@ def read_content(path: Path, mapped: bool = False) -> Any:
     Raises:
         ValueError: where it is no such file.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; give {_weights_near(path)}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

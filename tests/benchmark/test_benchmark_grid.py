@@ -134,3 +134,19 @@ def test_broken_yaml_is_refused_in_words(tmp_path):
     path.write_text("base: [", encoding="utf-8")
     with pytest.raises(ValueError, match="no readable YAML"):
         read_grid(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("base:\n  steps: [4\naxes: {\n", r"grid\.yaml:3 is no readable YAML: expected .*; close brackets and quotes$"),
+        ("base: {stpes: 4, methods: [coarse], seeds: [0]}", r"'stpes' is not accepted(.|\n)*did you mean steps\?"),
+        ("base: {methods: [retian_view], seeds: [0]}", r"retian_view(.|\n)*did you mean retain_view\?"),
+        ("base: {methods: [coarse], seeds: 0}", r"write a list, in brackets and quotes"),
+    ],
+)
+def test_mistakes_are_told_with_what_may_have_been_meant(text, why, tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=why):
+        read_grid(path)

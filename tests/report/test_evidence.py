@@ -37,6 +37,8 @@ def test_a_certificate_is_computed_again_and_shown_with_its_assumptions(certifie
     assert "(ε = 1, δ = 1e-07)-indistinguishable" in text
     assert "found to belong to the released weights" in text
     assert "Only the released weights leave" in text
+    assert "Of the trained weights: the start will not survive: this is a re-initialisation" in text
+    assert "This page holds logs of the run, so it stays with its owner" in text
 
 
 def test_a_certificate_that_does_not_hold_promises_nothing(certified, tmp_path):
@@ -50,6 +52,7 @@ def test_a_certificate_that_does_not_hold_promises_nothing(certified, tmp_path):
     assert "There is no certificate that holds" in text
     assert "Certified: (ε, δ)-indistinguishable" not in text
     assert "-indistinguishable from those of" not in text
+    assert "may leave" not in text
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentError
 from ..comparison import COLUMNS, Experiment, check_order, compare, settings_of
 from ..files import digest_of
 from ..object_settings import settings_of as plain
-from ..parsing import FreshParser
+from ..parsing import FreshParser, meant
 from ..rows import check_once, check_size
 from .tables import folder_of
 
@@ -140,7 +140,8 @@ def read_grid(path: Path, patch: Config | None = None) -> list[Cell]:
             check_once(methods=cell.methods, seeds=cell.seeds)
             check_size(config.get("steps", 1), cell.seeds)
         except (ArgumentError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, {cell.name}: {error}") from error
+            near = meant(str(error), inspect.signature(compare).parameters)
+            raise ValueError(f"{path}, {cell.name}: {error}" + (f"\n{near}" if near else "")) from error
         cells.append(cell)
     return cells
 
@@ -180,6 +181,9 @@ def _read(path: Path) -> Config:
         raise ValueError(f"there is no grid at {path}; give a YAML file as in docs/benchmark.md")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise ValueError(f"{path}{line} is no readable YAML: {error.problem}; close brackets and quotes") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no readable YAML: {error}") from error
     if not isinstance(content, dict):

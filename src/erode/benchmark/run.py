@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..comparison import Row
 from ..files import write_json, write_text
-from ..rows import check_settings, differences
+from ..rows import check_settings, differences, refuse_run
 from .figures import draw_figures
 from .grid import Cell, Config, meaning, read_grid
 from .shared_rows import ROWS, take_over
@@ -50,6 +50,7 @@ def benchmark(grid: Path, out: Path | None = None, patch: dict[str, Any] | None 
     """
     cells = read_grid(grid, patch)
     out = Path("runs") / grid.stem if out is None else out
+    refuse_run(out)
     _check_folders(cells, out)
     failures: dict[str, str] = {}
     for cell in cells:

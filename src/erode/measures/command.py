@@ -90,6 +90,8 @@ def measure(
     """
     if out is not None and (out / "measures.json").exists():
         raise FileExistsError(f"{out} holds measures, and nothing is overwritten; give another out, or leave it out")
+    if relearn_steps < 0:
+        raise ValueError(f"relearn_steps counts training steps, 0 = not tried; got {relearn_steps}")
     if relearn_steps and original is None:
         raise ValueError("the forget set counts as known again near the original's Dice on it: give --original")
     unlearnt, references = _paths(weights), _paths(reference)

@@ -2,6 +2,6 @@
 
 from .configs import located
 from .fresh import FreshParser
-from .hints import HintingParser, nearest
+from .hints import HintingParser, meant, nearest
 
-__all__ = ["FreshParser", "HintingParser", "located", "nearest"]
+__all__ = ["FreshParser", "HintingParser", "located", "meant", "nearest"]

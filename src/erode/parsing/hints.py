@@ -53,8 +53,11 @@ def meant(message: str, options: Iterable[str] = ()) -> str | None:
         rf"Expected a dot import path string: {_GIVEN}": lambda _: _classes(),
         rf"unrecognized arguments: {_GIVEN}": lambda _: options,
         rf"typing\.Literal\[(?P<values>[^\]]*)\]\. Got value: {_GIVEN}": _listed,
+        rf"Option '{_GIVEN}' is not accepted": lambda _: options,
         rf"(?<!subcommand: )invalid choice: '{_GIVEN}' \(choose from (?P<values>.*)\)": _listed,
     }
+    if re.search(r"Expected a <class 'collections\.abc\.Sequence'>\. Got value: [^\[\s]", message):
+        return "write a list, in brackets and quotes: '[…]'"
     for pattern, names in known.items():
         if found := re.search(pattern, message):
             near = nearest(found["given"], names(found))
@@ -70,7 +73,7 @@ def nearest(given: str, names: Iterable[str]) -> str | None:
         'Scrub'
     """
     by_letters = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(given.lower(), by_letters, n=1)
+    near = difflib.get_close_matches(given.lower(), by_letters, n=1, cutoff=0.7)
     return by_letters[near[0]] if near else None
 
 

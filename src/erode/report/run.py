@@ -42,6 +42,13 @@ GUARANTEES = {
 }
 
 
+KEEP = (
+    "This page holds logs of the run, so it stays with its owner: only weights.safetensors may leave, and what stands "
+    "beside it in the folder unlearned."
+)
+"""Of a run that promises something."""
+
+
 def run_sections(run: Path, out: Path) -> tuple[list[Section], Missing]:
     """The record, the monitors, the curves and the configuration, as far as they exist.
 
@@ -66,7 +73,12 @@ def _record(run: Path, out: Path, there: dict[str, Path]) -> Section | None:
         content = read_json(path)
         record = {key: content[key] for key in HEADLINE if key in content}
         record |= {key: value for key, value in content.items() if key not in record}
-        html += paragraph(_promise(content, path))
+        promise = _promise(content, path)
+        html += paragraph(promise)
+        if promise in (GUARANTEES["exact"], GUARANTEES["certified"]):
+            outlook = content.get("outlook")
+            html += paragraph(f"Of the trained weights: {outlook['in_words']}.") if outlook else ""
+            html += paragraph(KEEP)
     if path := there.get("unlearned/split.json"):
         split = read_json(path)
         counts = {name: len(split.get(name, ())) for name in ("fine", "coarse")}

@@ -97,10 +97,11 @@ def find_unexposed(
             return found
         except (ValueError, OSError) as error:
             refused.append({"file": name, "why": str(error)})
-    reasons = "; ".join(f"{Path(r['file']).relative_to(folder)}: {r['why']}" for r in refused[:5])
+    reasons = "; ".join(f"{Path(r['file']).relative_to(folder)}: {r['why']}" for r in refused[:3])
+    more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
     raise ValueError(
-        f"no checkpoint in {folder} is unexposed to the request ({reasons or 'it holds none'}); "
-        "unlearn with Retrain, and train with ExposureLedger on retained data first the next time"
+        f"no checkpoint in {folder} is unexposed to the request: unlearn with Retrain, and train with ExposureLedger "
+        f"on retained data first the next time ({reasons or 'it holds none'}{more})"
     )
 
 
