@@ -14,6 +14,9 @@ from torchmetrics import Metric
 from .objects import found_in, places
 from .refusals import KEEP_WEIGHTS, check_communication
 
+FEWEST = 8
+"""Numbers of a tensor, at least, for it to tell where it comes from."""
+
 
 def check_known(trainer: Trainer, module: LightningModule, operator: str) -> None:
     """Refuse values that neither re-initialisation nor noise nor the released file would reach.
@@ -124,36 +127,28 @@ def check_saved_as_held(module: nn.Module) -> None:
             )
 
 
-FEWEST = 8
-"""Numbers of a tensor, at least, for it to tell where it comes from."""
-
-
 def _unregistered(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Networks with weights that are none of the module's, and where they are."""
     own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for place, value in places(trainer, module, known=tuple(KEEP_WEIGHTS)):  # those have rules of their own
         for inner in found_in(value, nn.Module):
-            layers = [layer for _, layer in _layers(inner)]
-            if any(map(_holds_constants, layers)) or any(id(w) not in own for layer in layers for w in _weights(layer)):
+            if any(id(weight) not in own for weight in _weights_of(inner)) or any(
+                map(_holds_constants, inner.modules())
+            ):
                 yield place, inner
 
 
-def _layers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """A network and what it is made of, but for metrics, whose states are none of weights."""
-    if not isinstance(network, Metric):
-        yield prefix, network
-        for name, layer in network.named_children():
-            yield from _layers(layer, f"{prefix}.{name}")
-
-
-def _weights(layer: nn.Module) -> Iterator[object]:
-    """What a layer may have learnt; a few numbers are none of it."""
-    yield from (p for p in layer.parameters(recurse=False) if not p.is_meta)
-    buffers = (b for b in layer.buffers(recurse=False) if not b.is_meta)
-    yield from (b for b in buffers if (b.is_floating_point() or b.is_quantized) and b.numel() >= FEWEST)
-    packed = getattr(layer, "_packed_params", None)  # of quantised layers
-    if packed is not None:
+def _weights_of(network: nn.Module, in_metric: bool = False) -> Iterator[object]:
+    """What a network may have learnt: parameters, packed ones too, and buffers, but for few numbers and metrics'."""
+    in_metric = in_metric or isinstance(network, Metric)
+    yield from (parameter for parameter in network.parameters(recurse=False) if not parameter.is_meta)
+    for buffer in () if in_metric else network.buffers(recurse=False):
+        if not buffer.is_meta and (buffer.is_floating_point() or buffer.is_quantized) and buffer.numel() >= FEWEST:
+            yield buffer
+    if (packed := getattr(network, "_packed_params", None)) is not None:  # of quantised layers
         yield packed
+    for layer in network.children():
+        yield from _weights_of(layer, in_metric)
 
 
 def _holds_constants(layer: nn.Module) -> bool:
