@@ -137,9 +137,10 @@ class Writes:
     def _refusal(self) -> MisconfigurationException:
         return MisconfigurationException(
             f"something else than an optimiser wrote the weights after {self._operator} had prepared them, such as "
-            "a hook that loads a file or a callback that restores the best weights, or a step was cut short: they may "
-            "come from before; do that in a later fit on the released weights, and limit or average weights inside the "
-            "optimiser; averages may also stand in frozen layers"
+            "a hook that loads a file, a callback that restores the best weights, a layer that scales its own in "
+            "forward (nn.Embedding(max_norm=...)), or a step was cut short: they may come from before; do that in a "
+            "later fit on the released weights, and limit or average weights inside the optimiser; averages may also "
+            "stand in frozen layers"
         )
 
 
