@@ -1,6 +1,7 @@
 """Copies of the weights from before, in plain attributes, pull training back to them: they are refused."""
 
 import copy
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -50,6 +51,28 @@ WRAPS = {
     "tuple of dicts": lambda start: (start, {}),
     "object": Holder,
 }
+
+
+class Cut(pl.Callback):
+    """Saves a checkpoint after three steps, as if the run were cut short there."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "cut.ckpt")
+
+
+@promises
+def test_a_resumed_run_refuses_a_copy_of_what_the_module_held_before(make, tmp_path):
+    """As in a process that loads the original weights, copies them, and goes on from a checkpoint."""
+    original = Module()
+    fit(copy.deepcopy(original), tmp_path / "first", make(), Cut())
+    again = Pulls("setup")
+    again.load_state_dict(original.state_dict())
+    checkpoint = tmp_path / "first" / "cut.ckpt"
+    with pytest.raises(MisconfigurationException, match=r"start keeps a copy of network\.0\.weight from before"):
+        fit(again, tmp_path / "resumed", make(), ckpt_path=checkpoint)
+    fit(original, tmp_path / "honest", make(), ckpt_path=checkpoint)
+    assert (tmp_path / "honest" / "unlearned" / "weights.safetensors").exists()
 
 
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS.keys())
