@@ -20,7 +20,7 @@ from .batches.recorder import Recorder, check_strategy, episode_of, tensors_in, 
 from .guards.earlier_fits import check_first_fit
 from .guards.hidden_state import check_known, check_registered
 from .guards.optimizers import check_unused
-from .guards.prepared_weights import copies_of
+from .guards.prepared_weights import copies_of, parameters_digest
 from .guards.refusals import refuse_memories
 from .guards.reset import reset_parameters, unresettable
 
@@ -112,7 +112,8 @@ class ExposureLedger(Callback):
         """Start the account from the weights that training starts from."""
         history = self._history_now(trainer, pl_module)
         if not history.exposure.unknown and trainer.ckpt_path is None:  # data are there by now
-            check_registered(trainer, pl_module, f"ExposureLedger('{self.history}')", copies_of(pl_module))
+            is_clean = copies_of(parameters_digest(pl_module))
+            check_registered(trainer, pl_module, f"ExposureLedger('{self.history}')", is_clean)
         self._recorder = Recorder(history, pl_module, episode_of(trainer, source_of(self._reader)))
         if self._read_early is not None:
             self._recorder.read_beside(self._read_early)

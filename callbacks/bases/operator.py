@@ -23,7 +23,6 @@ from ..batches.served import split_of
 from ..guards.earlier_fits import check_first_fit
 from ..guards.forget_guard import ForgetGuard
 from ..guards.hidden_state import check_known, check_saved_as_held
-from ..guards.optimizers import check_unused
 from ..guards.prepared_weights import PreparedWeights
 from ..guards.ranks import other_ranks, together
 from ..guards.refusals import check_averaging, check_callbacks, check_loop, check_shapes, check_takes_steps, no_step
@@ -93,10 +92,10 @@ class UnlearningOperator(OperatorSlots, base=True):
         self._prepared.stop()
         self._guard.stop()
 
-    def note_weights(self, trainer: Trainer, module: LightningModule) -> None:
+    def note_weights(self, trainer: Trainer, module: LightningModule, resumed: bool = False) -> None:
         """Note the weights that training has to start from; for those that change them later than ``on_fit_start``."""
         if self._promises:
-            self._prepared.note(trainer, module, self.renewed_buffers(module))
+            self._prepared.note(trainer, module, self.renewed_buffers(module), resumed)
 
     def anchor_weights(self) -> list[Tensor]:
         """Those of an anchor that is a file; they never saw the forget set."""
@@ -173,7 +172,7 @@ class UnlearningOperator(OperatorSlots, base=True):
             self._statistics.batches = self._batches_before
             self.resume(trainer, pl_module)
             self._prepared.excuse(self.anchor_weights())
-            self.note_weights(trainer, pl_module)
+            self.note_weights(trainer, pl_module, resumed=True)
             self._standing.prepared()
             return
         if self._promises:
@@ -198,8 +197,6 @@ class UnlearningOperator(OperatorSlots, base=True):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Refuse batches with forget atoms where there may be none; a CUDA device tells a batch later."""
         with self._standing.checking():
-            if self._promises and not self._resumed and trainer.global_step == self._record.get("first_step"):
-                check_unused(trainer)  # hooks may have loaded a state since
             self._prepared.check_batch(trainer, pl_module)
         if self._statistics is not None and self.learns_retained(trainer):
             self._statistics.before_batch()

@@ -98,8 +98,9 @@ def check_optimizers_known(trainer: Trainer, module: nn.Module, operator: str) -
         MisconfigurationException: naming the first.
     """
     known = {id(optimizer) for optimizer in trainer.optimizers}
+    seen: dict[int, int] = {}
     for place, value in places(trainer, module):
-        for optimizer in found_in(value, Optimizer):
+        for optimizer in found_in(value, Optimizer, seen):
             if id(optimizer) not in known and optimizer.state:
                 raise MisconfigurationException(
                     f"{place} holds a {type(optimizer).__name__} that has taken steps: what it remembers may come from "
@@ -130,8 +131,9 @@ def check_saved_as_held(module: nn.Module) -> None:
 def _unregistered(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Networks with weights that are none of the module's, and where they are."""
     own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    seen: dict[int, int] = {}
     for place, value in places(trainer, module, known=tuple(KEEP_WEIGHTS)):  # those have rules of their own
-        for inner in found_in(value, nn.Module):
+        for inner in found_in(value, nn.Module, seen):
             if any(id(weight) not in own for weight in _weights_of(inner)) or any(
                 map(_holds_constants, inner.modules())
             ):

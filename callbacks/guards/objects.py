@@ -50,15 +50,27 @@ def places(trainer: Trainer, module: nn.Module, known: tuple[type, ...] = ()) ->
     yield "the validation data", trainer.val_dataloaders
 
 
-def found_in(value: Any, kind: type[Found], depth: int = _DEPTH) -> Iterator[Found]:
-    """Objects of a kind, in as many containers and objects within each other."""
+def found_in(value: Any, kind: type[Found], seen: dict[int, int], depth: int = _DEPTH) -> Iterator[Found]:
+    """Objects of a kind, in as many containers and objects within each other.
+
+    Args:
+        value: where to look.
+        kind: of which objects.
+        seen: how deep each container was looked into by id; one for a whole search, as loaders, samplers and
+            DataModules hold the same data set.
+        depth: containers and objects within each other.
+    """
     if issubclass(type(value), kind):  # a proxy would ask what it stands for
         yield value
-    elif depth:
-        deeper = depth if _serves_data(value) else depth - 1
-        for part in parts_of(value):
-            if type(part) not in _PLAIN:
-                yield from found_in(part, kind, deeper)
+        return
+    if not depth or seen.get(id(value), 0) >= depth:
+        return
+    if type(value) is not tuple:  # items of a long list, which is not looked into again itself
+        seen[id(value)] = depth
+    deeper = depth if _serves_data(value) else depth - 1
+    for part in parts_of(value):
+        if type(part) not in _PLAIN:
+            yield from found_in(part, kind, seen, deeper)
 
 
 def parts_of(value: Any) -> Iterable[Any]:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from .hidden_state import check_registered
+from .optimizers import check_unused
 from .stale_copies import FromBefore, digest_of_tensor
 from .unsaved_buffers import UnsavedBuffers
 from .writes import Writes
@@ -32,6 +33,7 @@ class PreparedWeights:
         self._writes = Writes(operator, self._from_before.holds)
         self._unsaved = UnsavedBuffers(operator)
         self._batches = 0
+        self._resumed = False
 
     def note_original(self, module: nn.Module) -> None:
         """Note the parameters that the run began with, by their digests."""
@@ -49,7 +51,9 @@ class PreparedWeights:
         self._from_before.excuse(anchor.values())
         self._from_before.check_kept(trainer, module)
 
-    def note(self, trainer: Trainer, module: LightningModule, renewed: Collection[str] = ()) -> None:
+    def note(
+        self, trainer: Trainer, module: LightningModule, renewed: Collection[str] = (), resumed: bool = False
+    ) -> None:
         """Note the parameters that training has to start from, and the optimisers that may write them.
 
         A module that comes back to its start (``keeps_start``) comes back to what was prepared, and may write.
@@ -58,6 +62,7 @@ class PreparedWeights:
             trainer: whose callbacks are looked at.
             module: as it was prepared.
             renewed: names of buffers that were set anew with its weights.
+            resumed: whether a checkpoint restores the optimisers, which then remember steps of this very run.
 
         Raises:
             MisconfigurationException: where something keeps a copy of what they were before.
@@ -65,6 +70,7 @@ class PreparedWeights:
         self._left = parameters_digest(module)
         self._from_before.settle(self._left.values())
         self._from_before.check_kept(trainer, module)
+        self._resumed = resumed
         self._unsaved.note(module, renewed)
         self._batches = 0
         self._writes.stop()
@@ -78,15 +84,18 @@ class PreparedWeights:
     def check_batch(self, trainer: Trainer, module: nn.Module) -> None:
         """Compare parameters with what was noted, at the first batch; at the second, what the first did to buffers.
 
-        At the first, data and what hooks made since are looked through as well.
+        At the first, data and what hooks made or loaded since are looked through as well.
 
         Raises:
-            MisconfigurationException: if a parameter, or a buffer that is not saved, holds another value; or for a
-                network that the module does not know, unless it is a copy of what was noted.
+            MisconfigurationException: if a parameter, or a buffer that is not saved, holds another value; for a
+                network that the module does not know, unless it is a copy of what was noted; or for optimisers that
+                remember steps.
         """
         self._check_left(module)
         if self._left is not None:
-            check_registered(trainer, module, self._operator, copies_of(module))
+            check_registered(trainer, module, self._operator, copies_of(self._left))
+            if not self._resumed:
+                check_unused(trainer)
         self._left = None
         self._batches += 1
         if self._batches == 2:  # most that change do so at each step, and nobody should train to the end for that
@@ -126,9 +135,9 @@ class PreparedWeights:
             )
 
 
-def copies_of(module: nn.Module) -> Callable[[nn.Module], bool]:
-    """Whether the parameters of a network are copies of some that a module holds now."""
-    held = set(parameters_digest(module).values())
+def copies_of(digests: Mapping[str, str]) -> Callable[[nn.Module], bool]:
+    """Whether the parameters of a network are copies of some whose digests are known."""
+    held = set(digests.values())
     return lambda network: all(digest_of_tensor(parameter) in held for parameter in network.parameters())
 
 

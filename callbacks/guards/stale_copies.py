@@ -62,9 +62,10 @@ class FromBefore:
             MisconfigurationException: naming the first.
         """
         own = {parameter.data_ptr() for parameter in module.parameters()}
+        seen: tuple[dict[int, int], dict[int, int]] = {}, {}
         everywhere = itertools.chain(places(trainer, module), module.named_buffers()) if self._names else ()
         for place, value in everywhere:
-            for tensor in _tensors_in(value):
+            for tensor in _tensors_in(value, seen):
                 name = self._name_of(tensor)
                 if name is not None and tensor.data_ptr() not in own:
                     raise MisconfigurationException(
@@ -94,7 +95,7 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.dtype, tuple(tensor.shape), tensor.layout
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    yield from found_in(value, Tensor)
-    for network in found_in(value, nn.Module):
+def _tensors_in(value: Any, seen: tuple[dict[int, int], dict[int, int]]) -> Iterator[Tensor]:
+    yield from found_in(value, Tensor, seen[0])
+    for network in found_in(value, nn.Module, seen[1]):
         yield from network.parameters()

@@ -176,6 +176,34 @@ def test_networks_of_data_sets_are_found_in_loaders(wrap, make, tmp_path):
     assert not list(tmp_path.rglob("weights.safetensors"))
 
 
+class Counted(dict):
+    """Counts how often somebody goes through it."""
+
+    walks = 0
+
+    def values(self):
+        self.walks += 1
+        return super().values()
+
+
+class Cached(Dataset):
+    def __init__(self):
+        self.items = Counted(enumerate(loader().dataset))
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def test_a_data_set_is_looked_through_once_though_samplers_hold_it_too(tmp_path):
+    data = Cached()
+    trainer = pl.Trainer(max_steps=4, callbacks=[Retrain()], default_root_dir=tmp_path, **QUIET)
+    trainer.fit(Module(), DataLoader(data, batch_size=4, shuffle=True))
+    assert data.items.walks == 1
+
+
 class Shared(Module):
     """A teacher that all objects of a class share."""
 

@@ -116,6 +116,15 @@ def test_a_state_that_a_hook_loads_is_refused_too(make, hook, epochs, why, step,
     assert not list(tmp_path.rglob("weights.safetensors"))
 
 
+def test_a_state_that_comes_between_the_hand_over_and_the_next_step_is_refused(tmp_path):
+    """The hand-over is at the end of the first epoch here."""
+    module = Reloads("on_train_epoch_start")
+    module.saved = fit(Module(), tmp_path / "original", max_steps=4).optimizers[0].state_dict()
+    with pytest.raises(MisconfigurationException, match="that was used before"):
+        fit(module, tmp_path, GradientClipping(steps=2), max_steps=-1, max_epochs=2)
+    assert not list(tmp_path.rglob("weights.safetensors"))
+
+
 class Slow(torch.optim.SGD):
     """Keeps copies of the weights from when it is made, as look-ahead does."""
 
