@@ -43,8 +43,8 @@ GUARANTEES = {
 
 
 KEEP = (
-    "This page holds logs of the run, so it stays with its owner: only weights.safetensors may leave, and what stands "
-    "beside it in the folder unlearned."
+    "This page holds logs of the run, so it stays with its owner: only weights.safetensors may leave, with its "
+    "certificate where there is one."
 )
 """Of a run that promises something."""
 
